@@ -1,0 +1,77 @@
+"""Recordings from files: any format soundfile reads, any rate, one channel or their mean."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from gradalign.errors import AlignmentError, FormatError
+
+SAMPLE_RATE = 16_000
+"""Rate of every waveform inside the package, in samples a second."""
+
+
+def read(
+    path: str | Path, *, channel: int | None = None, sample_rate: int = SAMPLE_RATE
+) -> Float[np.ndarray, " samples"]:
+    """A recording as mono float32 samples in [-1, 1].
+
+    Args:
+        path: A file that soundfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), of any rate.
+        channel: Which channel to take, counted from 0; None averages all of them.
+        sample_rate: Rate wanted, in samples a second; other rates are resampled (soxr, high quality).
+
+    Raises:
+        FormatError: If the file is missing, a directory, empty, unreadable, or lacks the channel.
+        AlignmentError: If it holds no samples, or samples that are not finite.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.is_dir():
+        raise FormatError(f"{path} is a directory; expected an audio file")
+    if not path.exists():
+        raise FormatError(f"{path}: no such audio file")
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path} is empty (0 bytes); expected an audio file")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise FormatError(
+            f"{path} could not be read as audio ({error}); expected WAV, FLAC, Ogg, Opus or MP3. "
+            "Convert it first, for example with: ffmpeg -i INPUT output.wav"
+        ) from error
+    if channel is not None and not 0 <= channel < samples.shape[1]:
+        raise FormatError(f"{path} has {samples.shape[1]} channel(s), counted from 0; got channel {channel}")
+    mono = samples.mean(axis=1) if channel is None else samples[:, channel]
+    # Checked before as well: resampling spreads one NaN over many samples and ripples a constant.
+    return check(resample(check(mono, name=str(path)), rate, sample_rate), name=str(path))
+
+
+def resample(samples: Float[np.ndarray, " samples"], rate: int, wanted: int) -> Float[np.ndarray, " resampled"]:
+    """The same sound at another sample rate, float32."""
+    if rate == wanted or not len(samples):
+        return np.ascontiguousarray(samples, np.float32)
+    import soxr
+
+    return soxr.resample(samples, rate, wanted, quality="HQ").astype(np.float32)
+
+
+def check(samples: Float[np.ndarray, " samples"], *, name: str = "waveform") -> Float[np.ndarray, " samples"]:
+    """``samples`` if they can be aligned.
+
+    Args:
+        samples: Mono samples.
+        name: What to call them in a message.
+
+    Raises:
+        AlignmentError: If there are none, some are not finite, or all are equal (digital silence).
+    """
+    if not len(samples):
+        raise AlignmentError(f"{name} holds 0 samples; expected speech")
+    bad = int((~np.isfinite(samples)).sum())
+    if bad:
+        raise AlignmentError(f"{name} holds {bad} samples that are NaN or infinite of {len(samples)}; repair the file")
+    if np.ptp(samples) == 0:
+        raise AlignmentError(f"{name} is silent: all {len(samples)} samples equal {samples[0]}; expected speech")
+    return samples

@@ -1,0 +1,194 @@
+"""A model as one thing: network, features, labels and times, as loaded from or saved to a folder.
+
+A folder holds ``config.json``, ``params.safetensors`` and ``card.md``. Nothing in it is executed.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gradalign.errors import FormatError
+from gradalign.features import LogMel
+from gradalign.nn.aed import AED
+from gradalign.nn.config import AEDConfig
+from gradalign.timing import FrameGrid
+
+FORMAT = "gradalign-model"
+VERSION = 1
+DEFAULT = "en-us"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bundle:
+    """Everything that belongs to one trained model.
+
+    Attributes:
+        name: Short name, shown in results.
+        network: The attention encoder-decoder.
+        features: How its log-mel frames are made.
+        labels: Names of ids 1, 2, ...; id 0 is blank and sentence boundary.
+        max_duration_s: Longest recording it takes in one piece; attention memory grows with its square.
+        card: Text of the model card, "" if there is none.
+    """
+
+    name: str
+    network: AED
+    features: LogMel
+    labels: tuple[str, ...]
+    max_duration_s: float = 60.0
+    card: str = ""
+
+    @property
+    def grid(self) -> FrameGrid:
+        """Times of the feature frames."""
+        return self.features.grid
+
+    @property
+    def encoder_grid(self) -> FrameGrid:
+        """Times of the encoder frames."""
+        return self.grid.subsampled(self.network.config.subsampling)
+
+    def ids(self, phones: tuple[str, ...]) -> np.ndarray:
+        """Label ids of phones.
+
+        Raises:
+            ValueError: If the model lacks a phone; the message lists those it has.
+        """
+        table = {label: i for i, label in enumerate(self.labels, start=1)}
+        unknown = sorted({p for p in phones if p not in table})
+        if unknown:
+            raise ValueError(f"model {self.name!r} has no label for {unknown}; it knows {list(self.labels)}")
+        return np.array([table[p] for p in phones], np.int32)
+
+
+def folder_of(name_or_path: str | Path) -> Path:
+    """Where a model lives: a folder given as a path, else one of the models that come with the package.
+
+    Raises:
+        FormatError: If there is none; the message lists the models that come with the package.
+    """
+    given = Path(name_or_path)
+    if (given / "config.json").is_file():
+        return given
+    here = Path(__file__).parent
+    # An installed wheel holds the models inside the package, a checkout beside it.
+    shipped = [root for root in (here / "models", here.parent / "models") if root.is_dir()]
+    for root in shipped:
+        if (root / str(name_or_path) / "config.json").is_file():
+            return root / str(name_or_path)
+    names = sorted({path.parent.name for root in shipped for path in root.glob("*/config.json")})
+    raise FormatError(
+        f"no model {str(name_or_path)!r}: expected a folder with config.json and params.safetensors, or one of the "
+        f"models that come with gradalign: {', '.join(names) or 'none'}"
+    )
+
+
+def load(name_or_path: str | Path = DEFAULT) -> Bundle:
+    """Load a model by its name or folder. Touches no network and executes nothing from the folder.
+
+    Args:
+        name_or_path: A folder, or the name of a model that comes with the package.
+
+    Raises:
+        FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
+            config do not belong together; all missing, extra and misshapen parameters are named.
+    """
+    folder = folder_of(name_or_path)
+    config = _read_config(folder / "config.json")
+    try:
+        network_config = AEDConfig(**config["network"])
+        features = LogMel(**config["features"])
+        labels = tuple(config["labels"])
+        name, limit = str(config["name"]), float(config["max_duration_s"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{folder / 'config.json'}: not a config of a gradalign model: {error}") from error
+    if len(labels) + 1 != network_config.vocabulary:
+        raise FormatError(
+            f"{folder / 'config.json'}: {len(labels)} labels need vocabulary {len(labels) + 1}, "
+            f"got {network_config.vocabulary}"
+        )
+    network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
+    card = folder / "card.md"
+    return Bundle(name, network, features, labels, limit, card.read_text("utf-8") if card.is_file() else "")
+
+
+def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None:
+    """Write a model's config and parameters to ``folder``, made if need be; ``dtype`` is that of the numbers."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": bundle.name,
+        "max_duration_s": bundle.max_duration_s,
+        "network": dataclasses.asdict(bundle.network.config),
+        "features": dataclasses.asdict(bundle.features),
+        "labels": list(bundle.labels),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
+    save_file(params, folder / "params.safetensors")
+
+
+def flat_params(network: nnx.Module) -> dict[str, jax.Array]:
+    """The parameters of a network by dotted path."""
+    state = nnx.to_flat_state(nnx.state(network, nnx.Param))
+    return {".".join(map(str, path)): variable[...] for path, variable in state}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FormatError(f"{path}: unreadable model config: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise FormatError(f"{path}: not the config of a gradalign model (no \"format\": \"{FORMAT}\")")
+    if config.get("version") != VERSION:
+        raise FormatError(
+            f"{path}: model format version {config.get('version')}, this gradalign reads {VERSION}; "
+            "install the gradalign that wrote it or a newer one"
+        )
+    return config
+
+
+def _read_params(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{path}: unreadable or truncated parameters ({error}); fetch or save the model anew") from error
+
+
+def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path) -> AED:
+    """A network with these parameters; every key must match, both ways."""
+    skeleton = nnx.eval_shape(lambda: AED(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(skeleton)
+    targets = {".".join(map(str, key)): variable for key, variable in nnx.to_flat_state(state)}
+    problems = [f"missing {key}" for key in sorted(targets.keys() - params.keys())]
+    problems += [f"unexpected {key}" for key in sorted(params.keys() - targets.keys())]
+    problems += [
+        f"{key} has shape {params[key].shape}, the config wants {targets[key].shape}"
+        for key in sorted(targets.keys() & params.keys())
+        if params[key].shape != targets[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise FormatError(
+            f"{path}: these parameters belong to another config: {'; '.join(problems[:8])}{more}. "
+            "Put the config.json and params.safetensors of one model together"
+        )
+    filled = [
+        (key, variable.replace(jnp.asarray(params[".".join(map(str, key))], jnp.float32)))
+        for key, variable in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -1,0 +1,164 @@
+"""Many recordings: which files of a folder belong together, and one run over all of them.
+
+No models and no printing here: the caller says how one recording is aligned, and shows the outcomes.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gradalign.alignment import Alignment
+from gradalign.errors import FormatError, GradalignError
+from gradalign.io._files import read_text
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".w64"})
+"""Suffixes that make a file of a folder a recording, in lower case."""
+
+TRANSCRIPT_SUFFIXES = (".txt", ".lab")
+"""Suffixes of a transcript beside its recording; the first that is there is taken."""
+
+Status = Literal["aligned", "kept", "failed"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One recording of a folder.
+
+    Attributes:
+        name: Path of the recording below the folder, for reports.
+        audio: The recording.
+        transcript: The text file beside it, or None if there is none.
+        output: Where its alignment goes.
+        clash: Another recording that has the same output, or None; such an item is not aligned.
+    """
+
+    name: str
+    audio: Path
+    transcript: Path | None
+    output: Path
+    clash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one recording.
+
+    Attributes:
+        item: The recording.
+        status: "aligned"; "kept" (its output was there already and nothing was done); "failed".
+        message: Why it failed, "" otherwise.
+        alignment: The result without its evidence, if aligned.
+    """
+
+    item: Item
+    status: Status
+    message: str = ""
+    alignment: Alignment | None = None
+
+
+def find(folder: Path, output: Path, suffix: str) -> list[Item]:
+    """The recordings in a folder and all folders below, by name.
+
+    Args:
+        folder: Where to look, for files with one of `AUDIO_SUFFIXES`.
+        output: Folder of the alignments, which lie in it as the recordings lie in ``folder``.
+        suffix: Of the alignments, such as ".TextGrid".
+
+    Raises:
+        FormatError: If there is no recording.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    if not found:
+        raise FormatError(
+            f"{folder}: no recordings in this folder or below; expected files such as x.wav, each with x.txt or x.lab"
+        )
+    items: list[Item] = []
+    taken: dict[Path, str] = {}
+    for path in found:
+        name = path.relative_to(folder)
+        target = (output / name).with_suffix(suffix)
+        items.append(Item(str(name), path, transcript_beside(path), target, taken.get(target)))
+        taken.setdefault(target, str(name))
+    return items
+
+
+def run(
+    items: Iterable[Item],
+    align: Callable[[Path, str], Alignment],
+    write: Callable[[Alignment, Path], None],
+    *,
+    overwrite: bool = False,
+) -> Iterator[Outcome]:
+    """Align recordings one after the other, each written before the next one begins.
+
+    So a run that was stopped loses nothing: run again, it keeps what is there and does the rest. One
+    bad recording is reported and does not stop the others; an error that is not one of ours (a bug,
+    memory) is logged with its traceback as well.
+
+    Args:
+        items: From `find`.
+        align: From a recording and its transcript to the alignment.
+        write: Puts an alignment into a file, whose folder is there.
+        overwrite: Align again where there is an output already.
+
+    Yields:
+        One outcome an item, in order.
+    """
+    for item in items:
+        if item.clash is not None:
+            yield Outcome(item, "failed", f"{item.clash} has the same name and so the same output; rename one of them")
+        elif item.output.exists() and not overwrite:
+            yield Outcome(item, "kept")
+        else:
+            yield _run_one(item, align, write)
+
+
+def pending(item: Item, *, overwrite: bool = False) -> bool:
+    """Whether `run` would align this one."""
+    return item.clash is None and item.transcript is not None and (overwrite or not item.output.exists())
+
+
+def transcript_beside(audio: Path) -> Path | None:
+    """The transcript with the name of a recording, or None."""
+    beside = (audio.with_suffix(suffix) for suffix in TRANSCRIPT_SUFFIXES)
+    return next((path for path in beside if path.is_file()), None)
+
+
+def read_transcript(path: Path) -> str:
+    """The text in a transcript file, in UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        FormatError: If it is missing, a folder, not text, or a file of another kind by its suffix.
+    """
+    if path.is_dir():
+        raise FormatError(f"{path} is a directory; expected the transcript as text or as a text file")
+    if not os.path.exists(path):
+        raise FormatError(f"{path}: no such transcript file; check the path")
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        raise FormatError(f"{path} is a recording; the recording comes first, then its transcript")
+    if path.suffix.lower() in (".textgrid", ".json", ".ctm"):
+        raise FormatError(
+            f"{path} is not plain text; expected only the words that are said, for example in a .txt file"
+        )
+    return read_text(path)
+
+
+def _run_one(item: Item, align: Callable[[Path, str], Alignment], write: Callable[[Alignment, Path], None]) -> Outcome:
+    try:
+        if item.transcript is None:
+            wanted = " or ".join(item.audio.with_suffix(suffix).name for suffix in TRANSCRIPT_SUFFIXES)
+            raise FormatError(f"no transcript; expected {wanted} beside it")
+        alignment = align(item.audio, read_transcript(item.transcript))
+        item.output.parent.mkdir(parents=True, exist_ok=True)
+        write(alignment, item.output)
+    except (GradalignError, OSError) as error:
+        return Outcome(item, "failed", str(error))
+    except Exception as error:
+        _log.exception("%s: unexpected error", item.name)
+        return Outcome(item, "failed", f"unexpected {type(error).__name__}: {error}")
+    return Outcome(item, "aligned", alignment=alignment)

@@ -1,0 +1,152 @@
+"""The attention encoder-decoder with a CTC head: the joints the rest of the package plugs into."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from gradalign.nn.config import AEDConfig
+from gradalign.nn.decoder import AttentionDecoder
+from gradalign.nn.encoder import ConformerEncoder, EncoderTrace
+from gradalign.nn.layers import Key, Linear, split_key
+
+FEATURES_LEAF = -1
+"""Depth of the log-mel frames; 0 is the stem's output and ``k`` that of block ``k``, counted from 1."""
+
+
+class Intermediates(NamedTuple):
+    """What a teacher-forced pass computed on the way; all for one utterance.
+
+    Attributes:
+        stem: Output of the stem.
+        encoder: Block outputs and self-attention maps.
+        cross_attention: One map a decoder layer and head; row ``s`` belongs to label ``s``.
+        log_probs: Log-probabilities of every vocabulary entry at each label position.
+        ctc_log_probs: Log-probabilities of the CTC head per encoder frame.
+    """
+
+    stem: Float[Array, "encoder_frames dim"]
+    encoder: EncoderTrace
+    cross_attention: Float[Array, "layers heads labels encoder_frames"]
+    log_probs: Float[Array, "labels vocabulary"]
+    ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
+
+
+class AED(nnx.Module):
+    """Conformer encoder, attention decoder and CTC head, for one utterance; batch by ``jax.vmap``.
+
+    ``n_frames`` is the number of real feature frames where ``features`` is padded (default: all).
+    Padding changes no output at a real position.
+    """
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = ConformerEncoder(config, rngs=rngs)
+        self.decoder = AttentionDecoder(config, rngs=rngs)
+        self.ctc_head = Linear(config.dim, config.vocabulary, rngs=rngs)
+
+    def valid_frames(self, n_rows: int, n_frames: Int[Array, ""] | int) -> Bool[Array, " encoder_frames"]:
+        """Which of ``n_rows`` encoder frames lie inside a recording of ``n_frames`` feature frames."""
+        return jnp.arange(n_rows) < -(-n_frames // self.config.subsampling)
+
+    def to_depth(
+        self,
+        features: Float[Array, "frames mels"],
+        depth: int,
+        n_frames: Int[Array, ""] | int | None = None,
+    ) -> Float[Array, "leaf_frames leaf_dim"]:
+        """The value of the leaf at ``depth``: features (-1), stem output (0), output of block ``depth``."""
+        if depth == FEATURES_LEAF:
+            return features
+        n_frames = features.shape[0] if n_frames is None else n_frames
+        x = self.encoder.stem(features, jnp.asarray(n_frames))
+        return self.encoder.run_blocks(x, self.valid_frames(x.shape[0], n_frames), stop=depth)[0]
+
+    def encode(
+        self,
+        leaf: Float[Array, "leaf_frames leaf_dim"],
+        n_frames: Int[Array, ""] | int | None = None,
+        *,
+        depth: int = FEATURES_LEAF,
+        key: Key = None,
+        trace: bool = False,
+    ) -> tuple[Float[Array, "encoder_frames dim"], Bool[Array, " encoder_frames"], EncoderTrace | None]:
+        """Encoder frames and which of them are real, from the leaf at ``depth`` on.
+
+        Args:
+            leaf: What `to_depth` gave; by default the features themselves.
+            n_frames: Real *feature* frames, whatever the depth.
+            depth: Where ``leaf`` was taken.
+            key: Dropout noise; None for none.
+            trace: Whether to return block outputs and attention maps.
+        """
+        if n_frames is None:
+            n_frames = leaf.shape[0] * (1 if depth == FEATURES_LEAF else self.config.subsampling)
+        x = self.encoder.stem(leaf, jnp.asarray(n_frames)) if depth == FEATURES_LEAF else leaf
+        valid = self.valid_frames(x.shape[0], n_frames)
+        x, seen = self.encoder.run_blocks(x, valid, start=max(depth, 0), key=key, trace=trace)
+        return x, valid, seen
+
+    def ctc_log_probs(self, encoded: Float[Array, "encoder_frames dim"]) -> Float[Array, "encoder_frames vocabulary"]:
+        """Log-probabilities of the CTC head; column 0 is blank."""
+        return jax.nn.log_softmax(self.ctc_head(encoded), axis=-1)
+
+    def label_log_probs(
+        self,
+        leaf: Float[Array, "leaf_frames leaf_dim"],
+        labels: Int[Array, " labels"],
+        n_frames: Int[Array, ""] | int | None = None,
+        *,
+        depth: int = FEATURES_LEAF,
+    ) -> Float[Array, " labels"]:
+        """Teacher-forced ``log p(a_s | a_<s, x)`` of each label, without the sentence end.
+
+        Args:
+            leaf: Features, or the value of a deeper leaf.
+            labels: The transcript; rows past its end may hold anything, the decoder is causal.
+            n_frames: Real feature frames.
+            depth: Where ``leaf`` was taken.
+
+        References:
+            Schmitt et al. 2025, arXiv 2410.00680: the score whose gradient makes the alignment.
+        """
+        encoded, valid, _ = self.encode(leaf, n_frames, depth=depth)
+        history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
+        log_probs, _ = self.decoder(history, encoded, valid)
+        return jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+
+    def training_log_probs(
+        self,
+        features: Float[Array, "frames mels"],
+        n_frames: Int[Array, ""],
+        labels: Int[Array, " labels"],
+        first_position: Float[Array, ""],
+        key: Key,
+    ) -> tuple[Float[Array, "labels+1 vocabulary"], Float[Array, "encoder_frames vocabulary"]]:
+        """Decoder log-probabilities at each label and at the sentence end, and those of the CTC head."""
+        encoder_key, decoder_key = split_key(key, 2)
+        encoded, valid, _ = self.encode(features, n_frames, key=encoder_key)
+        history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels])
+        log_probs, _ = self.decoder(history, encoded, valid, first_position=first_position, key=decoder_key)
+        return log_probs, self.ctc_log_probs(encoded)
+
+    def intermediates(
+        self,
+        features: Float[Array, "frames mels"],
+        labels: Int[Array, " labels"],
+        n_frames: Int[Array, ""] | int | None = None,
+    ) -> Intermediates:
+        """A teacher-forced pass with everything it computed on the way."""
+        stem = self.to_depth(features, 0, n_frames)
+        encoded, valid, trace = self.encode(features, n_frames, trace=True)
+        history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
+        log_probs, maps = self.decoder(history, encoded, valid, trace=True)
+        assert trace is not None and maps is not None, "asked for above"
+        return Intermediates(stem, trace, maps, log_probs, self.ctc_log_probs(encoded))
+
+    def n_parameters(self) -> int:
+        """How many numbers the network holds."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))

@@ -1,0 +1,88 @@
+"""The attention decoder: a Transformer over labels that attends to encoder frames."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from gradalign.nn.config import AEDConfig
+from gradalign.nn.encoder import stacked
+from gradalign.nn.layers import Attention, FeedForward, Key, LayerNorm, Linear, dropout, sinusoids, split_key
+
+
+class DecoderLayer(nnx.Module):
+    """Causal self-attention, cross-attention, feed-forward; each normed first and added."""
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        self.self_norm = LayerNorm(config.dim)
+        self.self_attention = Attention(config.dim, config.heads, relative=False, rngs=rngs)
+        self.cross_norm = LayerNorm(config.dim)
+        self.cross_attention = Attention(config.dim, config.heads, relative=False, rngs=rngs)
+        self.feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
+        self.rate = config.dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "labels dim"],
+        memory: Float[Array, "frames dim"],
+        causal: Bool[Array, "labels labels"],
+        valid: Bool[Array, " frames"],
+        key: Key = None,
+    ) -> tuple[Float[Array, "labels dim"], Float[Array, "heads labels frames"]]:
+        """The layer's output and its cross-attention map."""
+        keys = split_key(key, 3)
+        normed = self.self_norm(x)
+        x = x + dropout(self.self_attention(normed, normed, causal)[0], self.rate, keys[0])
+        attended, weights = self.cross_attention(self.cross_norm(x), memory, valid[None, :])
+        x = x + dropout(attended, self.rate, keys[1])
+        return x + self.feed_forward(x, keys[2]), weights
+
+
+class AttentionDecoder(nnx.Module):
+    """Label history and encoder frames in, log-probabilities of the next label out."""
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.vocabulary, config.dim)))
+        self.layers = stacked(DecoderLayer, config, config.decoder_layers, rngs)
+        self.norm = LayerNorm(config.dim)
+        self.project = Linear(config.dim, config.vocabulary, rngs=rngs)
+        self.rate = config.dropout
+
+    def __call__(
+        self,
+        history: Int[Array, " labels"],
+        memory: Float[Array, "frames dim"],
+        valid: Bool[Array, " frames"],
+        *,
+        first_position: Float[Array, ""] | float = 0.0,
+        key: Key = None,
+        trace: bool = False,
+    ) -> tuple[Float[Array, "labels vocabulary"], Float[Array, "layers heads labels frames"] | None]:
+        """Log-probabilities of the label after each prefix of ``history``.
+
+        Args:
+            history: Label ids, starting with the sentence boundary 0.
+            memory: Encoder frames.
+            valid: True for frames inside the recording.
+            first_position: Position code of the first label and frame; training draws it at random,
+                so that long recordings meet no position never seen.
+            key: Dropout noise; None for none.
+            trace: Whether to return the cross-attention maps.
+        """
+        n, (n_frames, dim) = history.shape[0], memory.shape
+        embed_key, layer_key = split_key(key, 2)
+        x = self.embedding[...][history] + sinusoids(jnp.arange(n) + first_position, dim)
+        x = dropout(x, self.rate, embed_key)
+        memory = memory + sinusoids(jnp.arange(n_frames) + first_position, dim)
+        causal = jnp.tril(jnp.ones((n, n), bool))
+        graph, state = nnx.split(self.layers)
+        n_layers = jax.tree.leaves(state)[0].shape[0]
+        keys = None if layer_key is None else jax.random.split(layer_key, n_layers)
+
+        def step(x, inputs):
+            parameters, one_key = inputs
+            x, weights = nnx.merge(graph, parameters)(x, memory, causal, valid, one_key)
+            return x, weights if trace else None
+
+        x, maps = jax.lax.scan(step, x, (state, keys))
+        return jax.nn.log_softmax(self.project(self.norm(x)), axis=-1), maps

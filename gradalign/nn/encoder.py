@@ -1,0 +1,146 @@
+"""The Conformer encoder (Gulati et al. 2020): subsampling stem and a stack of identical blocks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from gradalign.nn.config import AEDConfig
+from gradalign.nn.layers import Attention, FeedForward, Key, LayerNorm, Linear
+from gradalign.nn.layers import depthwise, dropout, split_key, strided_patches
+
+
+class Stem(nnx.Module):
+    """Convolution subsampling by four: two 3 x 3 convolutions of stride two, then a projection.
+
+    Frames past the end are zeroed before each convolution, so that padding changes nothing.
+    """
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        channels, bands = config.stem_channels, ((config.n_mels + 1) // 2 + 1) // 2
+        self.first = Linear(9, channels, rngs=rngs)
+        self.second = Linear(9 * channels, channels, rngs=rngs)
+        self.project = Linear(bands * channels, config.dim, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self, features: Float[Array, "frames mels"], n_frames: Int[Array, ""]
+    ) -> Float[Array, "encoder_frames dim"]:
+        """Encoder frames; frame ``j`` is centred on feature frame ``4 j``."""
+        x = ((features - self.config.feature_mean) / self.config.feature_scale)[:, :, None]
+        for layer in (self.first, self.second):
+            x = jnp.where((jnp.arange(x.shape[0]) < n_frames)[:, None, None], x, 0.0)
+            x = jax.nn.silu(layer(strided_patches(x)))
+            n_frames = (n_frames + 1) // 2
+        return self.project(x.reshape(x.shape[0], -1))
+
+
+class Convolution(nnx.Module):
+    """Convolution module: gated pointwise, depthwise, norm, Swish, pointwise.
+
+    The paper's batch norm is a layer norm here: batch statistics would tie utterances together.
+    """
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        dim, taps = config.dim, config.conv_kernel
+        self.norm = LayerNorm(dim)
+        self.expand = Linear(dim, 2 * dim, rngs=rngs)
+        self.depthwise = nnx.Param(jax.random.normal(rngs.params(), (taps, dim)) / jnp.sqrt(float(taps)))
+        self.inner_norm = LayerNorm(dim)
+        self.project = Linear(dim, dim, rngs=rngs)
+        self.rate = config.dropout
+
+    def __call__(
+        self, x: Float[Array, "frames dim"], valid: Bool[Array, " frames"], key: Key = None
+    ) -> Float[Array, "frames dim"]:
+        """What the module adds to its residual stream."""
+        value, gate = jnp.split(self.expand(self.norm(x)), 2, axis=-1)
+        gated = jnp.where(valid[:, None], value * jax.nn.sigmoid(gate), 0.0)
+        mixed = jax.nn.silu(self.inner_norm(depthwise(gated, self.depthwise[...])))
+        return dropout(self.project(mixed), self.rate, key)
+
+
+class ConformerBlock(nnx.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, norm (section 2.4, equation 1)."""
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        self.first_feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
+        self.attention_norm = LayerNorm(config.dim)
+        self.self_attention = Attention(config.dim, config.heads, relative=True, rngs=rngs)
+        self.convolution = Convolution(config, rngs=rngs)
+        self.second_feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
+        self.norm = LayerNorm(config.dim)
+        self.rate = config.dropout
+
+    def __call__(
+        self, x: Float[Array, "frames dim"], valid: Bool[Array, " frames"], key: Key = None
+    ) -> tuple[Float[Array, "frames dim"], Float[Array, "heads frames frames"]]:
+        """The block's output and its self-attention map."""
+        keys = split_key(key, 4)
+        x = x + 0.5 * self.first_feed_forward(x, keys[0])
+        normed = self.attention_norm(x)
+        attended, weights = self.self_attention(normed, normed, valid[None, :])
+        x = x + dropout(attended, self.rate, keys[1])
+        x = x + self.convolution(x, valid, keys[2])
+        x = x + 0.5 * self.second_feed_forward(x, keys[3])
+        return self.norm(x), weights
+
+
+class EncoderTrace(NamedTuple):
+    """What happened inside the encoder.
+
+    Attributes:
+        blocks: Output of each block that ran.
+        attention: Self-attention maps of each block; rows are queries.
+    """
+
+    blocks: Float[Array, "blocks frames dim"]
+    attention: Float[Array, "blocks heads frames frames"]
+
+
+class ConformerEncoder(nnx.Module):
+    """Stem and blocks; the blocks' parameters are stacked and run by one ``lax.scan``."""
+
+    def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
+        self.stem = Stem(config, rngs=rngs)
+        self.blocks = stacked(ConformerBlock, config, config.encoder_layers, rngs)
+        self.n_blocks = config.encoder_layers
+
+    def run_blocks(
+        self,
+        x: Float[Array, "frames dim"],
+        valid: Bool[Array, " frames"],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        key: Key = None,
+        trace: bool = False,
+    ) -> tuple[Float[Array, "frames dim"], EncoderTrace | None]:
+        """Run blocks ``start`` (inclusive) to ``stop`` (exclusive); the trace only on request."""
+        stop = self.n_blocks if stop is None else stop
+        graph, state = nnx.split(self.blocks)
+        state = jax.tree.map(lambda leaf: leaf[start:stop], state)
+        keys = None if key is None else jax.random.split(key, stop - start)
+
+        def step(x, inputs):
+            parameters, block_key = inputs
+            x, weights = nnx.merge(graph, parameters)(x, valid, block_key)
+            return x, (x, weights) if trace else None
+
+        if start == stop:
+            return x, None
+        x, seen = jax.lax.scan(step, x, (state, keys))
+        return x, EncoderTrace(*seen) if trace else None
+
+
+def stacked(block: type, config: AEDConfig, n: int, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose parameters have a leading axis of ``n``, each slice initialised on its own."""
+
+    @nnx.split_rngs(splits=n)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return block(config, rngs=rngs)
+
+    return build(rngs)

@@ -1,0 +1,90 @@
+"""Augmentation of log-mel frames inside the compiled training step; times stay proportional."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from gradalign._types import Features
+
+
+def augment(
+    features: Features, n_frames: Int[Array, ""], key: PRNGKeyArray
+) -> tuple[Features, Int[Array, ""]]:
+    """A new voice in a new room: stretched, warped, coloured, noisy and masked frames, and their number.
+
+    Args:
+        features: Log-mel power, padded at the end.
+        n_frames: Real frames.
+        key: All randomness.
+
+    References:
+        Frequency warp: Jaitly and Hinton 2013 (vocal tract length perturbation). Masks: Park et al.
+        2019 (SpecAugment), with short time masks, since a frame that is gone cannot be aligned.
+    """
+    keys = jax.random.split(key, 5)
+    x, n = stretch(features, n_frames, keys[0])
+    x = colour(warp(x, keys[1]), keys[2])
+    x = add_noise(x, n, keys[3])
+    return mask(x, n, keys[4]), n
+
+
+def stretch(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> tuple[Features, Int[Array, ""]]:
+    """Faster or slower speech of the same pitch: frames interpolated along time, still within the padding."""
+    rows = x.shape[0]
+    rate = jax.random.uniform(key, (), minval=0.85, maxval=1.2)
+    rate = jnp.maximum(rate, n_frames / rows)
+    at = jnp.arange(rows) * rate
+    low = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, jnp.maximum(n_frames - 2, 0))
+    part = jnp.clip(at - low, 0.0, 1.0)[:, None]
+    return x[low] * (1 - part) + x[jnp.minimum(low + 1, rows - 1)] * part, jnp.ceil(n_frames / rate).astype(jnp.int32)
+
+
+def warp(x: Features, key: PRNGKeyArray) -> Features:
+    """Mel bands moved up or down by up to 15 %, as a longer or shorter vocal tract would."""
+    bands = x.shape[1]
+    at = jnp.clip(jnp.arange(bands) * jax.random.uniform(key, (), minval=0.87, maxval=1.15), 0, bands - 1.001)
+    low = at.astype(jnp.int32)
+    part = (at - low)[None, :]
+    return x[:, low] * (1 - part) + x[:, low + 1] * part
+
+
+def colour(x: Features, key: PRNGKeyArray) -> Features:
+    """Another microphone: a random gain and a smooth random frequency response."""
+    gain_key, shape_key = jax.random.split(key)
+    bands = x.shape[1]
+    orders = jnp.arange(1, 5)
+    waves = jnp.cos(jnp.pi * orders[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
+    curve = (jax.random.normal(shape_key, (4,)) * 0.6) @ waves
+    return x + (jax.random.uniform(gain_key, (), minval=-3.0, maxval=2.0) + curve)[None, :]
+
+
+def add_noise(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Features:
+    """Stationary noise with a random smooth spectrum, at 0 to 40 dB below the loud frames."""
+    level_key, shape_key, grain_key = jax.random.split(key, 3)
+    bands = x.shape[1]
+    valid = (jnp.arange(x.shape[0]) < n_frames)[:, None]
+    loud = jnp.max(jnp.where(valid, x, -1e3))
+    orders = jnp.arange(1, 4)
+    waves = jnp.cos(jnp.pi * orders[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
+    level = loud - jax.random.uniform(level_key, (), minval=3.0, maxval=14.0)
+    curve = level + (jax.random.normal(shape_key, (3,)) * 0.8) @ waves
+    grain = jnp.log(jax.random.exponential(grain_key, x.shape) + 0.05)
+    return jnp.logaddexp(x, curve[None, :] + grain)
+
+
+def mask(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Features:
+    """Two bands of up to 12 mels and short stretches (up to 80 ms, two a second at most) set to the mean."""
+    band_key, time_key, width_key, count_key = jax.random.split(key, 4)
+    rows, bands = x.shape
+    starts = jax.random.uniform(band_key, (2, 2))
+    widths = jnp.floor(starts[:, 1] * 13)
+    first = jnp.floor(starts[:, 0] * (bands - widths))
+    band = jnp.arange(bands)
+    hidden = ((band[:, None] >= first[None, :]) & (band[:, None] < (first + widths)[None, :])).any(1)
+    n_masks = rows // 80
+    at = jnp.floor(jax.random.uniform(time_key, (n_masks,)) * rows)
+    long = jnp.floor(jax.random.uniform(width_key, (n_masks,)) * 9) * jax.random.bernoulli(count_key, 0.6, (n_masks,))
+    row = jnp.arange(rows)
+    gone = ((row[:, None] >= at[None, :]) & (row[:, None] < (at + long)[None, :])).any(1)
+    mean = x.mean()
+    return jnp.where(hidden[None, :] | gone[:, None], mean, x)

@@ -1,0 +1,179 @@
+"""Training examples: features cached from manifests, joined to buckets of a few fixed shapes."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gradalign import audio
+from gradalign.bundle import Bundle
+from gradalign.features import LogMel
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bucket:
+    """One batch shape, so that each is compiled once: ``size`` examples of ``frames`` feature frames."""
+
+    frames: int
+    size: int
+    share: float
+
+    @property
+    def labels(self) -> int:
+        """Most labels of an example: 20 phones a second."""
+        return self.frames // 5
+
+
+BUCKETS = (Bucket(320, 24, 0.25), Bucket(640, 12, 0.4), Bucket(1280, 6, 0.25), Bucket(2560, 3, 0.1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Corpus:
+    """Utterances of one set with their share of the training batches.
+
+    Attributes:
+        name: For messages.
+        features: Log-mel frames of each utterance, float16.
+        labels: Label ids of each utterance.
+        weight: Relative share of draws.
+    """
+
+    name: str
+    features: list[np.ndarray]
+    labels: list[np.ndarray]
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded examples of one bucket."""
+
+    features: np.ndarray
+    n_frames: np.ndarray
+    labels: np.ndarray
+    n_labels: np.ndarray
+
+
+def read_corpora(manifest: Path, weights: dict[str, float], bundle: Bundle, cache: Path) -> list[Corpus]:
+    """The sets of a manifest that ``weights`` names; features are cached in ``cache``.
+
+    Labels come from the manifest's ``phones``, else from its text through the lexicon.
+    """
+    by_set: dict[str, list[dict]] = {}
+    for line in manifest.read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        if weights.get(entry["set"], 0) > 0:
+            by_set.setdefault(entry["set"], []).append(entry)
+    corpora = []
+    for name, entries in by_set.items():
+        labels = [_labels(entry, bundle) for entry in entries]
+        features = _cached_features(name, manifest.parent, entries, bundle.features, cache)
+        kept = [i for i, (f, y) in enumerate(zip(features, labels, strict=True)) if _usable(f, y)]
+        log.info("%s: %d of %d utterances, %.2f h", name, len(kept), len(entries),
+                 sum(len(features[i]) for i in kept) * bundle.grid.hop_s / 3600)
+        corpora.append(Corpus(name, [features[i] for i in kept], [labels[i] for i in kept], weights[name]))
+    return corpora
+
+
+def _labels(entry: dict, bundle: Bundle) -> np.ndarray:
+    if "phones" in entry:
+        return bundle.ids(tuple(phone[2] for phone in entry["phones"]))
+    from gradalign.lexicon import Lexicon
+    from gradalign.text import words
+
+    lexicon, phones = _lexicon(Lexicon), []
+    for word in words(entry["text"]):
+        for spoken in word.spoken:
+            variants = lexicon.pronunciations(spoken)
+            if not variants:
+                return np.zeros(0, np.int32)
+            phones += variants[0].phones
+    return bundle.ids(tuple(phones))
+
+
+_LEXICON = []
+
+
+def _lexicon(make):
+    if not _LEXICON:
+        _LEXICON.append(make())
+    return _LEXICON[0]
+
+
+def _usable(features: np.ndarray, labels: np.ndarray) -> bool:
+    """At least one label, and a CTC path exists with some slack."""
+    repeats = int((labels[1:] == labels[:-1]).sum()) if len(labels) else 0
+    return 0 < len(labels) + repeats <= len(features) / 4 * 0.9 and len(features) <= BUCKETS[-1].frames
+
+
+def _cached_features(
+    name: str, root: Path, entries: list[dict], config: LogMel, cache: Path
+) -> list[np.ndarray]:
+    """Features of each entry from one flat file, made on first use."""
+    flat, lengths = cache / f"{name}.npy", cache / f"{name}.lengths.npy"
+    if not lengths.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        parts = [features_of(audio.read(root / entry["audio_filepath"]), config) for entry in entries]
+        np.save(flat, np.concatenate(parts))
+        np.save(lengths, np.array([len(part) for part in parts]))
+    ends = np.cumsum(np.load(lengths))
+    return np.split(np.load(flat), ends[:-1])
+
+
+def features_of(waveform: np.ndarray, config: LogMel) -> np.ndarray:
+    """Log-mel frames as float16, computed at whole-second lengths so that few shapes are compiled."""
+    from gradalign.features import log_mel_padded
+
+    return np.asarray(log_mel_padded(waveform, config), np.float16)
+
+
+def batches(corpora: list[Corpus], seed: int) -> Iterator[Batch]:
+    """Endless batches: utterances drawn by corpus weight, joined end to end until a bucket is full.
+
+    Joining makes short recordings into long ones with pauses and changes of speaker, so that the
+    decoder does not rely on an utterance's length.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.array([corpus.weight for corpus in corpora])
+    shares = np.array([bucket.share for bucket in BUCKETS])
+    while True:
+        bucket = BUCKETS[rng.choice(len(BUCKETS), p=shares / shares.sum())]
+        examples = [_example(corpora, weights / weights.sum(), bucket, rng) for _ in range(bucket.size)]
+        yield _padded(examples, bucket)
+
+
+def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, rng: np.random.Generator):
+    features: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    room, room_labels, misses = bucket.frames, bucket.labels, 0
+    join = bucket.frames > 640 or rng.random() < 0.4
+    while misses < 6:
+        corpus = corpora[rng.choice(len(corpora), p=weights)]
+        i = rng.integers(len(corpus.features))
+        f, y = corpus.features[i], corpus.labels[i]
+        if len(f) > room or len(y) > room_labels:
+            misses += 1
+            if misses == 6 and not features:
+                misses = 0
+            continue
+        features.append(f)
+        labels.append(y)
+        room, room_labels = room - len(f), room_labels - len(y)
+        if not join:
+            break
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def _padded(examples: list, bucket: Bucket) -> Batch:
+    first = examples[0][0]
+    features = np.zeros((len(examples), bucket.frames, first.shape[1]), np.float32)
+    labels = np.zeros((len(examples), bucket.labels), np.int32)
+    for row, (f, y) in enumerate(examples):
+        features[row, : len(f)], labels[row, : len(y)] = f, y
+    sizes = np.array([[len(f), len(y)] for f, y in examples], np.int32)
+    return Batch(features, sizes[:, 0], labels, sizes[:, 1])

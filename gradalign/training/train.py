@@ -1,0 +1,168 @@
+"""Train a Conformer AED + CTC on manifests: ``python -m gradalign.training.train --help``.
+
+Kept plain on purpose: one process, one file of metrics, a checkpoint every few hundred steps.
+"""
+
+import argparse
+import json
+import logging
+import queue
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from gradalign.bundle import Bundle, flat_params, save
+from gradalign.features import LogMel
+from gradalign.lexicon import PHONES
+from gradalign.nn.aed import AED
+from gradalign.nn.config import AEDConfig
+from gradalign.training.augment import augment
+from gradalign.training.data import Batch, batches, read_corpora
+
+CTC_WEIGHT = 0.3
+LABEL_SMOOTHING = 0.1
+EMA = 0.998
+
+
+def losses(network: AED, batch: Batch, key: jax.Array, *, training: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss a label: smoothed cross-entropy of the decoder and CTC, and the decoder's accuracy."""
+    n = batch.features.shape[0]
+    keys = jax.random.split(key, (n, 3))
+    features, n_frames = batch.features, batch.n_frames
+    if training:
+        features, n_frames = jax.vmap(augment)(features, n_frames, keys[:, 0])
+    position = jnp.floor(jax.vmap(jax.random.uniform)(keys[:, 1]) * 300.0) * training
+
+    def one(x, t, y, p, k):
+        return network.training_log_probs(x, t, y, p, k if training else None)
+
+    log_probs, ctc_log_probs = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
+    n_positions = batch.labels.shape[1] + 1
+    at = jnp.arange(n_positions)[None, :]
+    counted = at <= batch.n_labels[:, None]
+    target = jnp.where(at < batch.n_labels[:, None], jnp.pad(batch.labels, ((0, 0), (0, 1))), 0)
+    chosen = jnp.take_along_axis(log_probs, target[:, :, None], axis=2)[:, :, 0]
+    smoothed = (1 - LABEL_SMOOTHING) * chosen + LABEL_SMOOTHING * log_probs.mean(-1)
+    total = batch.n_labels.sum()
+    attention_loss = -(smoothed * counted).sum() / total
+    frame_pad = jnp.arange(ctc_log_probs.shape[1])[None, :] >= -(-n_frames // 4)[:, None]
+    label_pad = jnp.arange(batch.labels.shape[1])[None, :] >= batch.n_labels[:, None]
+    ctc = optax.ctc_loss(
+        ctc_log_probs, frame_pad.astype(jnp.float32), batch.labels, label_pad.astype(jnp.float32)
+    )
+    ctc_loss = jnp.minimum(ctc, 20.0 * batch.n_labels).sum() / total
+    right = ((log_probs.argmax(-1) == target) & counted).sum() / counted.sum()
+    loss = (1 - CTC_WEIGHT) * attention_loss + CTC_WEIGHT * ctc_loss
+    return loss, {"loss": loss, "attention": attention_loss, "ctc": ctc_loss, "accuracy": right}
+
+
+def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and a cosine to a fiftieth of the peak."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 50)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=1e-2))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
+def train_step(graph: Any, tx: Any, params: Any, averaged: Any, moments: Any, batch: Any, key: jax.Array):
+    """One update; returns new parameters, their running mean, optimizer state and metrics."""
+
+    def loss_of(params):
+        return losses(nnx.merge(graph, params), Batch(*batch), key, training=True)
+
+    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    updates, moments = tx.update(grads, moments, params)
+    params = optax.apply_updates(params, updates)
+    averaged = jax.tree.map(lambda a, p: EMA * a + (1 - EMA) * p, averaged, params)
+    return params, averaged, moments, metrics
+
+
+def prefetched(source, depth: int = 4):
+    """The same items, prepared by a thread while the step runs."""
+    ready: queue.Queue = queue.Queue(depth)
+
+    def work():
+        for item in source:
+            ready.put(item)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        yield ready.get()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run the whole training and leave a model folder at every checkpoint."""
+    config = AEDConfig()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    network = AED(config, rngs=nnx.Rngs(args.seed))
+    bundle = Bundle(args.name, network, LogMel(), PHONES)
+    corpora = []
+    for spec in args.data:
+        path, _, weights = spec.partition(":")
+        parsed = {k: float(v) for k, v in (pair.split("=") for pair in weights.split(","))}
+        corpora += read_corpora(Path(path), parsed, bundle, Path(args.cache))
+    graph, params = nnx.split(network)
+    if args.init:
+        from gradalign.bundle import load
+
+        graph, params = nnx.split(load(args.init).network)
+    averaged = jax.tree.map(jnp.copy, params)
+    tx = optimizer(args.peak, args.warmup, args.steps)
+    moments = tx.init(params)
+    key, stream = jax.random.key(args.seed), prefetched(batches(corpora, args.seed))
+    log = (out / "metrics.jsonl").open("a")
+    started, window, frames = time.time(), [], 0
+    for step in range(1, args.steps + 1):
+        batch = next(stream)
+        arrays = (batch.features, batch.n_frames, batch.labels, batch.n_labels)
+        params, averaged, moments, metrics = train_step(
+            graph, tx, params, averaged, moments, arrays, jax.random.fold_in(key, step)
+        )
+        values = {k: float(v) for k, v in metrics.items()}
+        if not np.isfinite(values["loss"]):
+            raise FloatingPointError(f"step {step}: the loss is {values['loss']}; the last checkpoint is in {out}")
+        window.append(values)
+        frames += int(batch.n_frames.sum())
+        if step % args.report == 0 or step == 1:
+            mean = {k: round(float(np.mean([v[k] for v in window])), 4) for k in values}
+            elapsed = time.time() - started
+            line = {"step": step, "s": round(elapsed), "hours": round(frames / 360000, 2), **mean}
+            print(json.dumps(line), flush=True)
+            print(json.dumps(line), file=log, flush=True)
+            window = []
+        if step % args.save == 0 or step == args.steps:
+            for suffix, state in (("", averaged),):
+                nnx.update(network, state)
+                save(Bundle(args.name, network, bundle.features, PHONES), out / f"step-{step}{suffix}")
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True, metavar="MANIFEST:SET=WEIGHT,...",
+                        help="manifests and the share of batches drawn from each of their sets")
+    parser.add_argument("--out", required=True, help="folder for checkpoints and metrics.jsonl")
+    parser.add_argument("--cache", required=True, help="folder for cached features")
+    parser.add_argument("--name", default="en-us", help="name of the model")
+    parser.add_argument("--init", help="model to start from")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--warmup", type=int, default=500)
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--report", type=int, default=20, help="steps between printed metrics")
+    parser.add_argument("--save", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--seed", type=int, default=1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

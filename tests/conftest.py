@@ -1,0 +1,46 @@
+"""Fixtures and settings shared by all tests."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Nothing is timed in the tests: a loaded machine must not fail them.
+settings.register_profile("gradalign", deadline=None)
+settings.load_profile("gradalign")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20241)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle():
+    """A random network that compiles quickly, with times and labels of its own."""
+    from flax import nnx
+
+    from gradalign.bundle import Bundle
+    from gradalign.features import LogMel
+    from gradalign.nn.aed import AED
+    from gradalign.nn.config import AEDConfig
+
+    config = AEDConfig(
+        n_mels=20,
+        vocabulary=4,
+        dim=16,
+        heads=2,
+        encoder_layers=2,
+        decoder_layers=2,
+        feed_forward_dim=32,
+        conv_kernel=5,
+        stem_channels=4,
+    )
+    return Bundle("tiny", AED(config, rngs=nnx.Rngs(0)), LogMel(n_mels=20), ("A", "B", "K"), card="A tiny model.\n")

@@ -1,0 +1,287 @@
+"""Recognition: CTC prefix scores against every frame labelling, the search against every label sequence."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gradalign.errors import AlignmentError
+from gradalign.features import log_mel
+from gradalign.recognition import (
+    NEVER,
+    Hypothesis,
+    Prefixes,
+    ctc_greedy,
+    empty_prefix,
+    extend,
+    prefix_log_probs,
+    recognise,
+    search,
+)
+
+N_FRAMES, N_LABELS = 5, 3
+
+
+def log_softmax(x):
+    return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
+
+
+def collapse(labelling):
+    return tuple(label for label, _ in itertools.groupby(labelling) if label > 0)
+
+
+def sequence_probabilities(log_probs):
+    """Probability of each label sequence, from every labelling of the frames."""
+    found = {}
+    for labelling in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        probability = np.exp(log_probs[np.arange(len(log_probs)), list(labelling)].sum())
+        found[collapse(labelling)] = found.get(collapse(labelling), 0.0) + probability
+    return found
+
+
+def prefix_of(log_probs, labels):
+    prefixes = empty_prefix(log_probs)
+    for label in labels:
+        prefixes = extend(log_probs, prefixes, np.array([label]))
+    return prefixes
+
+
+def sequences(longest, n_labels=N_LABELS):
+    return [y for n in range(longest + 1) for y in itertools.product(range(1, n_labels + 1), repeat=n)]
+
+
+class TableDecoder:
+    """Random but fixed log-probabilities of the next label after each history."""
+
+    def __init__(self, vocabulary):
+        self.vocabulary = vocabulary
+
+    def __call__(self, histories):
+        rows = [np.random.default_rng([len(h), *h]).normal(scale=2.0, size=self.vocabulary) for h in histories]
+        return log_softmax(np.stack(rows))
+
+    def score(self, labels):
+        steps = [*labels, 0]
+        return sum(self([tuple(labels[:i])])[0, step] for i, step in enumerate(steps))
+
+
+@pytest.fixture
+def ctc(rng):
+    return log_softmax(rng.normal(scale=1.5, size=(N_FRAMES, N_LABELS + 1)))
+
+
+def all_scores(ctc, decoder, weight, longest):
+    ctc_of = sequence_probabilities(ctc)
+    return {
+        y: (1 - weight) * decoder.score(y) + weight * np.log(ctc_of[y]) for y in sequences(longest) if y in ctc_of
+    }
+
+
+def test_prefix_scores_are_sums_over_all_frame_labellings(ctc):
+    probability = sequence_probabilities(ctc)
+    for prefix in sequences(3):
+        found = prefix_log_probs(ctc, prefix_of(ctc, prefix))[0]
+        assert found.shape == (N_LABELS + 1,)
+        expected = [probability.get(prefix, 0.0)]
+        for label in range(1, N_LABELS + 1):
+            longer = (*prefix, label)
+            expected.append(sum(p for y, p in probability.items() if y[: len(longer)] == longer))
+        np.testing.assert_allclose(np.exp(found), expected, rtol=1e-9, atol=1e-300)
+
+
+def test_prefixes_side_by_side_score_as_they_do_alone(ctc):
+    ones = [prefix_of(ctc, prefix) for prefix in [(1, 1), (1, 2), (3, 1)]]
+    together = Prefixes(*(np.concatenate(parts) for parts in zip(*ones, strict=True)))
+    expected = np.concatenate([prefix_log_probs(ctc, one) for one in ones])
+    np.testing.assert_allclose(prefix_log_probs(ctc, together), expected)
+    longer = extend(ctc, together, np.array([1, 2, 3]))
+    np.testing.assert_allclose(longer.blank[2], prefix_of(ctc, (3, 1, 3)).blank[0])
+    np.testing.assert_array_equal(longer.last, [1, 2, 3])
+
+
+def test_prefixes_that_do_not_fit_are_impossible_and_finite(ctc):
+    crowded = prefix_log_probs(ctc, prefix_of(ctc, (1, 1, 1)))[0]  # needs 5 frames; one more 1 would need 7
+    assert crowded[0] > -50
+    assert np.all(crowded[1:] < NEVER / 2)
+    assert np.all(np.isfinite(crowded))
+
+
+def test_prefix_scores_hold_over_many_frames_of_hard_decisions():
+    """A frame-by-frame loop over 600 frames whose log-probabilities reach -50."""
+    ctc = log_softmax(np.random.default_rng(3).normal(scale=25.0, size=(600, 4)))
+    labels = (1, 2, 2, 3, 1)
+    states = np.full(2 * len(labels) + 1, -np.inf)
+    states[0] = 0.0
+    symbols = [0 if i % 2 == 0 else labels[i // 2] for i in range(len(states))]
+    for row in ctc:
+        new = states.copy()
+        for i, symbol in enumerate(symbols):
+            if i > 0:
+                new[i] = np.logaddexp(new[i], states[i - 1])
+            if i > 1 and symbol and symbol != symbols[i - 2]:
+                new[i] = np.logaddexp(new[i], states[i - 2])
+            new[i] += row[symbol]
+        states = new
+    expected = np.logaddexp(states[-1], states[-2])
+    np.testing.assert_allclose(prefix_log_probs(ctc, prefix_of(ctc, labels))[0, 0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("longest", [0, 1, 3])
+def test_a_huge_beam_finds_every_sequence_in_order(ctc, weight, longest):
+    decoder = TableDecoder(N_LABELS + 1)
+    found = search(ctc, decoder, beam=1000, ctc_weight=weight, max_labels=longest)
+    expected = sorted(all_scores(ctc, decoder, weight, longest).items(), key=lambda item: -item[1])
+    assert [y for y, _ in found] == [y for y, _ in expected]
+    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], rtol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_no_result_is_longer_than_ctc_allows(ctc, weight):
+    decoder = TableDecoder(N_LABELS + 1)
+    found = search(ctc[:2], decoder, beam=200, ctc_weight=weight, max_labels=4)
+    assert {y for y, _ in found} == set(sequence_probabilities(ctc[:2]))
+
+
+def test_without_ctc_results_may_be_longer_than_frames(ctc):
+    decoder = TableDecoder(N_LABELS + 1)
+    found = search(ctc[:1], decoder, beam=1000, ctc_weight=0.0, max_labels=2)
+    assert {y for y, _ in found} == set(sequences(2))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_beam_of_one_is_a_plain_greedy_loop(weight):
+    decoder = TableDecoder(N_LABELS + 1)
+    lengths = set()
+    for seed in range(20):
+        ctc = log_softmax(np.random.default_rng(seed).normal(scale=3.0, size=(N_FRAMES, N_LABELS + 1)))
+        probability = sequence_probabilities(ctc)
+        history, attention = (), 0.0
+        while True:
+            scores = []
+            for label in range(N_LABELS + 1):
+                longer = (*history, label) if label else history
+                begins = sum(
+                    p for y, p in probability.items() if (y == longer if label == 0 else y[: len(longer)] == longer)
+                )
+                step = attention + decoder([history])[0, label]
+                ctc_score = weight * np.log(begins) if begins > 0 else (-np.inf if weight else 0.0)
+                possible = label == 0 or len(history) < N_FRAMES
+                scores.append((1 - weight) * step + ctc_score if possible else -np.inf)
+            best = int(np.argmax(scores))
+            if best == 0:
+                break
+            attention += decoder([history])[0, best]
+            history = (*history, best)
+        ((found, score),) = search(ctc, decoder, beam=1, ctc_weight=weight, max_labels=N_FRAMES)
+        assert found == history
+        np.testing.assert_allclose(score, scores[0])
+        lengths.add(len(found))
+    assert len(lengths) > 1
+
+
+def test_every_score_of_a_small_beam_is_the_score_of_its_labels(ctc):
+    decoder = TableDecoder(N_LABELS + 1)
+    expected = all_scores(ctc, decoder, 0.3, N_FRAMES)
+    for beam in (1, 2, 3, 8):
+        found = search(ctc, decoder, beam=beam, ctc_weight=0.3, max_labels=N_FRAMES)
+        assert 1 <= len(found) <= beam
+        assert [s for _, s in found] == sorted((s for _, s in found), reverse=True)
+        assert len({y for y, _ in found}) == len(found)
+        np.testing.assert_allclose([s for _, s in found], [expected[y] for y, _ in found])
+
+
+def test_the_search_stops_once_no_prefix_can_win():
+    decoder = TableDecoder(N_LABELS + 1)
+    calls = []
+
+    def counted(histories):
+        calls.append(len(histories[0]))
+        return decoder(histories)
+
+    likely = np.full((40, 2), -8.0)
+    likely[:, 0] = np.log1p(-np.exp(-8.0))
+    found = search(likely, counted, beam=3, ctc_weight=1.0, max_labels=40)
+    assert found[0][0] == ()
+    assert max(calls) < 10
+
+
+def test_ctc_greedy_collapses_repeats_then_drops_blanks():
+    assert ctc_greedy(np.log(np.eye(4)[[0, 1, 1, 0, 1, 2, 3, 3, 0]] + 1e-9)) == (1, 1, 2, 3)
+    assert ctc_greedy(np.zeros((3, 2))) == ()
+    assert ctc_greedy(np.zeros((0, 2))) == ()
+
+
+def test_ctc_alone_agrees_with_the_greedy_labelling_where_that_is_certain(rng):
+    best = np.array([0, 1, 1, 0, 1, 2, 0, 3, 3])
+    ctc = log_softmax(20.0 * np.eye(4)[best] + rng.normal(size=(9, 4)))
+    ((found, score), *_) = search(ctc, TableDecoder(4), beam=2, ctc_weight=1.0, max_labels=9)
+    assert found == ctc_greedy(ctc) == (1, 1, 2, 3)
+    np.testing.assert_allclose(score, 0.0, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def waveform():
+    return (0.1 * np.random.default_rng(5).normal(size=3200)).astype(np.float32)
+
+
+def network_scores(bundle, waveform, weight, longest):
+    """Joint scores of all label sequences by the network's own methods, unpadded."""
+    features = log_mel(jnp.asarray(waveform), bundle.features)
+    encoded, valid, _ = bundle.network.encode(features)
+    ctc = np.asarray(bundle.network.ctc_log_probs(encoded), np.float64)
+    ctc_of = sequence_probabilities(ctc)
+    scores = {}
+    for y in sequences(longest):
+        if y in ctc_of:
+            history = np.array([0, *y], np.int32)
+            log_probs = np.asarray(bundle.network.decoder(history, encoded, valid)[0])
+            attention = log_probs[np.arange(len(y) + 1), [*y, 0]].sum()
+            scores[tuple(bundle.labels[i - 1] for i in y)] = (1 - weight) * attention + weight * np.log(ctc_of[y])
+    return scores
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_recognition_with_a_huge_beam_is_exhaustive_search_over_the_network(tiny_bundle, waveform, weight):
+    found = recognise(tiny_bundle, waveform, beam=50, ctc_weight=weight, max_labels=2)
+    scores = network_scores(tiny_bundle, waveform, weight, 2)
+    assert found.labels == max(scores, key=scores.__getitem__)
+    assert {h.labels for h in found.n_best} == set(scores)
+    # Sums of three float32 log-probabilities from another padding.
+    np.testing.assert_allclose([h.log_prob for h in found.n_best], [scores[h.labels] for h in found.n_best], atol=1e-4)
+    assert found.log_prob == found.n_best[0].log_prob
+
+
+def test_recognition_is_bounded_by_the_encoder_frames_or_by_request(tiny_bundle, waveform):
+    graph, state = nnx.split(tiny_bundle.network)
+    endless = nnx.merge(graph, state)
+    endless.decoder.project.bias[...] = np.array([-30.0, 5.0, 0.0, 0.0], np.float32)
+    bundle = type(tiny_bundle)("endless", endless, tiny_bundle.features, tiny_bundle.labels)
+    assert recognise(bundle, waveform, beam=1, ctc_weight=0.0).labels == ("A",) * 6  # 21 feature frames
+    assert recognise(bundle, waveform, beam=2, ctc_weight=0.0, max_labels=3).labels == ("A",) * 3
+    none = recognise(bundle, waveform, beam=1, ctc_weight=0.0, max_labels=0)
+    assert none.n_best == (Hypothesis((), none.log_prob),)
+
+
+def test_bad_options_are_all_named(tiny_bundle, waveform):
+    with pytest.raises(ValueError, match=r"beam must be at least 1.*got 0; ctc_weight must lie in \[0, 1\], got 2"):
+        recognise(tiny_bundle, waveform, beam=0, ctc_weight=2.0)
+    with pytest.raises(ValueError, match="max_labels must be 0 or more, got -1"):
+        recognise(tiny_bundle, waveform, max_labels=-1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(0, np.float32), "0 samples"),
+        (np.zeros(100, np.float32), "silent"),
+        (np.full(100, np.nan, np.float32), "NaN"),
+        (np.zeros((100, 2), np.float32), r"shape \(100, 2\)"),
+        (np.ones(16_000 * 61, np.float32), "61 s long, model 'tiny' takes at most 60 s"),
+    ],
+)
+def test_recordings_that_cannot_be_recognised_have_their_message(tiny_bundle, bad, message):
+    with pytest.raises(AlignmentError, match=message):
+        recognise(tiny_bundle, bad)
