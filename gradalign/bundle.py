@@ -113,6 +113,11 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
             f"{folder / 'config.json'}: {len(labels)} labels need vocabulary {len(labels) + 1}, "
             f"got {network_config.vocabulary}"
         )
+    if features.n_mels != network_config.n_mels:
+        raise FormatError(
+            f"{folder / 'config.json'}: features of {features.n_mels} mels do not fit a network of "
+            f"{network_config.n_mels}"
+        )
     network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
     card = folder / "card.md"
     return Bundle(name, network, features, labels, limit, card.read_text("utf-8") if card.is_file() else "")
@@ -166,7 +171,8 @@ def _read_params(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise FormatError(f"{path}: unreadable or truncated parameters ({error}); fetch or save the model anew") from error
+        message = f"{path}: unreadable or truncated parameters ({error}); fetch or save the model anew"
+        raise FormatError(message) from error
 
 
 def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path) -> AED:

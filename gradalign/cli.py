@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         version leave by SystemExit as argparse does.
     """
     args = _parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is loaded: no notes on CPU features
     try:
         return args.run(args)
     except (GradalignError, ValueError, OSError) as error:
@@ -302,7 +303,7 @@ def _info(args: argparse.Namespace) -> int:
         "encoder": f"{config.encoder_layers} Conformer blocks of width {config.dim}, {config.heads} heads",
         "decoder": f"{config.decoder_layers} Transformer layers",
         "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
-        "frames": f"{1000 * bundle.grid.hop_s:g} ms gradient, {1000 * bundle.encoder_grid.hop_s:g} ms ctc and attention",
+        "frames": f"{1000 * bundle.grid.hop_s:g} ms gradient, {1000 * bundle.encoder_grid.hop_s:g} ms others",
         "longest": f"{bundle.max_duration_s:g} s in one piece",
         "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),
         "labels": f"{len(bundle.labels)}: {' '.join(bundle.labels)}",
@@ -329,15 +330,17 @@ def _transcript(args: argparse.Namespace, audio: Path) -> str:
 
     if args.text is None:
         beside = corpus.transcript_beside(audio)
-        if beside is not None:
-            return corpus.read_transcript(beside)
-        args.parser.error(
-            f"what is said in {audio}? give the text or a text file after it, or put "
-            f"{audio.with_suffix('.txt').name} beside it"
-        )
-    is_path = os.path.exists(args.text) and args.text != ""
-    looks_like_path = len(args.text.split()) == 1 and args.text.lower().endswith(_PROSE)
-    return corpus.read_transcript(Path(args.text)) if is_path or looks_like_path else args.text
+        if beside is None:
+            args.parser.error(
+                f"what is said in {audio}? give the text or a text file after it, or put "
+                f"{audio.with_suffix('.txt').name} beside it"
+            )
+            raise AssertionError("argparse has left")
+        return corpus.read_transcript(beside)
+    text: str = args.text
+    is_path = os.path.exists(text)
+    looks_like_path = len(text.split()) == 1 and text.lower().endswith(_PROSE)
+    return corpus.read_transcript(Path(text)) if is_path or looks_like_path else text
 
 
 def _format(args: argparse.Namespace, *, to_folder: bool = False) -> str:
@@ -578,7 +581,6 @@ def _note(text: str, *, quiet: bool) -> None:
 
 def _prepare_jax() -> None:
     """Import JAX without noise, and let it keep compiled programs between runs."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is loaded
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     import jax
 

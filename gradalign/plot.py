@@ -1,5 +1,6 @@
 """Pictures of an alignment: spectrogram, saliency and tiers over one time axis. Needs matplotlib."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def plot(alignment: Alignment, *, path: str | Path | None = None) -> "Figure":
         )
     tiers = [tier for tier in alignment.tiers if len(tier)]
     width = float(np.clip(2.2 * alignment.duration + 1.5, 7, 40))
-    heights = [1.6, float(np.clip(0.11 * len(evidence.labels), 1.6, 7)), 0.36 * max(1, len(tiers))]
+    heights = [1.6, float(np.clip(0.11 * len(evidence.labels), 1.6, 9)), 0.36 * max(1, len(tiers))]
     figure = figure_class(figsize=(width, sum(heights) + 0.9), layout="constrained")
     spectrogram, matrix, boxes = figure.subplots(3, sharex=True, height_ratios=heights)
     _draw_spectrogram(spectrogram, evidence, alignment)
@@ -59,12 +60,18 @@ def plot(alignment: Alignment, *, path: str | Path | None = None) -> "Figure":
     boxes.set(yticks=np.arange(len(tiers)), yticklabels=[tier.name for tier in tiers], xlabel="time (s)")
     boxes.set(xlim=(0, alignment.duration), ylim=(max(1, len(tiers)) - 0.5, -0.5))
     boxes.tick_params(axis="y", length=0)
+    for word in next((tier for tier in tiers if tier.name == "words"), ()):
+        for time in (word.start, word.end):
+            spectrogram.axvline(time, color=_ACCENT, linewidth=0.8, alpha=0.8)
+            matrix.axvline(time, color=_INK, linewidth=0.5, alpha=0.2)
     for axes in (spectrogram, matrix, boxes):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     matrix.tick_params(axis="y", labelsize=_row_font(heights[1], len(evidence.labels)))
     if path is not None:
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes
+            figure.savefig(path, dpi=150)
     return figure
 
 
@@ -88,9 +95,6 @@ def _draw_spectrogram(axes: "Axes", evidence: Evidence, alignment: Alignment) ->
         vmax=high,
         interpolation="nearest",
     )
-    for word in next((tier for tier in alignment.tiers if tier.name == "words"), ()):
-        for time in (word.start, word.end):
-            axes.axvline(time, color=_ACCENT, linewidth=0.8, alpha=0.8)
     axes.set(ylabel="mel band", yticks=[])
     by = " by ".join(x for x in (alignment.model, alignment.method) if x)
     text = " ".join((alignment.transcript or "").split())
@@ -109,12 +113,12 @@ def _draw_evidence(axes: "Axes", evidence: Evidence, method: str | None, height:
         extent=(left, right, n_labels - 0.5, -0.5),
         cmap="Blues",
         vmin=0,
-        vmax=max(float(np.percentile(strength, 99.8)), 1e-9),
+        vmax=max(float(np.percentile(strength, 99.8)), 0.1),  # evidence that is weak all over stays pale
         interpolation="nearest",
     )
     rows = np.where(evidence.path >= 0, evidence.path.astype(float), np.nan)
     times = [evidence.grid.edge_s(frame) for frame in range(n_frames + 1)]
-    axes.stairs(rows, times, baseline=None, color=_ACCENT, linewidth=1.4)
+    axes.stairs(rows, times, baseline=None, color=_ACCENT, linewidth=1.1)
     step = max(1, int(np.ceil(n_labels * 5.0 / _POINTS / height)))
     shown = np.arange(0, n_labels, step)
     axes.set(yticks=shown, yticklabels=[evidence.labels[i] for i in shown])

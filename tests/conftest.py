@@ -24,7 +24,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_bundle():
-    """A random network that compiles quickly, with times and labels of its own."""
+    """A network that compiles quickly, all of its numbers random, with features and labels of its own."""
+    import jax.numpy as jnp
     from flax import nnx
 
     from gradalign.bundle import Bundle
@@ -43,4 +44,7 @@ def tiny_bundle():
         conv_kernel=5,
         stem_channels=4,
     )
-    return Bundle("tiny", AED(config, rngs=nnx.Rngs(0)), LogMel(n_mels=20), ("A", "B", "K"), card="A tiny model.\n")
+    graph, state = nnx.split(nnx.eval_shape(lambda: AED(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(7)
+    state = jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32), state)
+    return Bundle("tiny", nnx.merge(graph, state), LogMel(n_mels=20), ("A", "B", "K"), card="A tiny model.\n")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,9 +75,7 @@ def ctc(rng):
 
 def all_scores(ctc, decoder, weight, longest):
     ctc_of = sequence_probabilities(ctc)
-    return {
-        y: (1 - weight) * decoder.score(y) + weight * np.log(ctc_of[y]) for y in sequences(longest) if y in ctc_of
-    }
+    return {y: (1 - weight) * decoder.score(y) + weight * np.log(ctc_of[y]) for y in sequences(longest) if y in ctc_of}
 
 
 def test_prefix_scores_are_sums_over_all_frame_labellings(ctc):
@@ -179,7 +178,7 @@ def test_a_beam_of_one_is_a_plain_greedy_loop(weight):
         assert found == history
         np.testing.assert_allclose(score, scores[0])
         lengths.add(len(found))
-    assert len(lengths) > 1
+    assert len(lengths) > 1 or weight == 0  # without CTC the twenty are one
 
 
 def test_every_score_of_a_small_beam_is_the_score_of_its_labels(ctc):
@@ -203,7 +202,7 @@ def test_the_search_stops_once_no_prefix_can_win():
 
     likely = np.full((40, 2), -8.0)
     likely[:, 0] = np.log1p(-np.exp(-8.0))
-    found = search(likely, counted, beam=3, ctc_weight=1.0, max_labels=40)
+    found = search(likely, lambda histories: counted(histories)[:, :2], beam=3, ctc_weight=1.0, max_labels=40)
     assert found[0][0] == ()
     assert max(calls) < 10
 
@@ -227,26 +226,33 @@ def waveform():
     return (0.1 * np.random.default_rng(5).normal(size=3200)).astype(np.float32)
 
 
-def network_scores(bundle, waveform, weight, longest):
-    """Joint scores of all label sequences by the network's own methods, unpadded."""
-    features = log_mel(jnp.asarray(waveform), bundle.features)
-    encoded, valid, _ = bundle.network.encode(features)
-    ctc = np.asarray(bundle.network.ctc_log_probs(encoded), np.float64)
-    ctc_of = sequence_probabilities(ctc)
-    scores = {}
-    for y in sequences(longest):
-        if y in ctc_of:
-            history = np.array([0, *y], np.int32)
-            log_probs = np.asarray(bundle.network.decoder(history, encoded, valid)[0])
-            attention = log_probs[np.arange(len(y) + 1), [*y, 0]].sum()
-            scores[tuple(bundle.labels[i - 1] for i in y)] = (1 - weight) * attention + weight * np.log(ctc_of[y])
-    return scores
+@pytest.fixture(scope="module")
+def network_scores(tiny_bundle, waveform):
+    """Attention and CTC scores of all sequences of up to two labels, from the unpadded recording."""
+    sequence = [y for y in sequences(2)]
+    histories = jnp.array([[0, *y, 0, 0][:3] for y in sequence], jnp.int32)
+
+    @jax.jit
+    def run(samples):
+        encoded, valid, _ = tiny_bundle.network.encode(log_mel(samples, tiny_bundle.features))
+        log_probs = jax.vmap(lambda history: tiny_bundle.network.decoder(history, encoded, valid)[0])(histories)
+        return log_probs, tiny_bundle.network.ctc_log_probs(encoded)
+
+    log_probs, ctc = run(jnp.asarray(waveform))
+    ctc_of = sequence_probabilities(np.asarray(ctc, np.float64))
+    attention = [
+        rows[np.arange(len(y) + 1), [*y, 0]].sum() for rows, y in zip(np.asarray(log_probs), sequence, strict=True)
+    ]
+    names = [tuple(tiny_bundle.labels[i - 1] for i in y) for y in sequence]
+    return dict(zip(names, zip(attention, [np.log(ctc_of[y]) for y in sequence], strict=True), strict=True))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_recognition_with_a_huge_beam_is_exhaustive_search_over_the_network(tiny_bundle, waveform, weight):
+def test_recognition_with_a_huge_beam_is_exhaustive_search_over_the_network(
+    tiny_bundle, waveform, network_scores, weight
+):
     found = recognise(tiny_bundle, waveform, beam=50, ctc_weight=weight, max_labels=2)
-    scores = network_scores(tiny_bundle, waveform, weight, 2)
+    scores = {y: (1 - weight) * att + weight * ctc for y, (att, ctc) in network_scores.items()}
     assert found.labels == max(scores, key=scores.__getitem__)
     assert {h.labels for h in found.n_best} == set(scores)
     # Sums of three float32 log-probabilities from another padding.

@@ -1,7 +1,7 @@
 """Frame grids: frames tile a recording, own their centres, and survive symmetric subsampling."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradalign.timing import FrameGrid
@@ -13,8 +13,10 @@ grids = st.builds(
     st.integers(-500, 2_000),
 )
 frames = st.integers(-1_000, 20_000)
+unhurried = settings(deadline=None)
 
 
+@unhurried
 @given(grids, frames)
 def test_a_frame_owns_its_centre_and_what_lies_inside_its_edges(grid, frame):
     start, end = grid.edge_s(frame), grid.edge_s(frame + 1)
@@ -23,6 +25,7 @@ def test_a_frame_owns_its_centre_and_what_lies_inside_its_edges(grid, frame):
     assert grid.frame_at(end - 0.01 * grid.hop_s) == frame
 
 
+@unhurried
 @given(grids, frames, st.integers(1, 50))
 def test_adjacent_runs_share_their_edge_exactly(grid, first, n):
     whole = 1e9
@@ -32,6 +35,7 @@ def test_adjacent_runs_share_their_edge_exactly(grid, first, n):
     assert grid.edge_s(last) - grid.edge_s(first) == pytest.approx(2 * n * grid.hop_s)
 
 
+@unhurried
 @given(grids, st.integers(0, 1_000), st.integers(1, 1_000), st.floats(0.01, 100.0))
 def test_a_span_lies_in_the_recording(grid, first, n, duration):
     start, end = grid.span_s(first, first + n, duration)
@@ -39,6 +43,7 @@ def test_a_span_lies_in_the_recording(grid, first, n, duration):
     assert end <= duration
 
 
+@unhurried
 @given(st.sampled_from([8_000, 16_000, 44_100]), st.integers(1, 500), st.integers(1, 100_000))
 def test_the_frames_of_a_centred_grid_tile_the_recording(rate, hop, n_samples):
     grid, duration = FrameGrid(rate, hop), n_samples / rate
@@ -50,6 +55,7 @@ def test_the_frames_of_a_centred_grid_tile_the_recording(rate, hop, n_samples):
     assert grid.span_s(0, n, duration)[1] > grid.edge_s(n - 1)
 
 
+@unhurried
 @given(grids, st.integers(1, 8), st.integers(0, 5_000))
 def test_a_subsampled_frame_is_centred_on_every_factor_th_frame(grid, factor, frame):
     coarse = grid.subsampled(factor)
@@ -60,6 +66,7 @@ def test_a_subsampled_frame_is_centred_on_every_factor_th_frame(grid, factor, fr
     assert coarse.hop_s == pytest.approx(factor * grid.hop_s)
 
 
+@unhurried
 @given(grids, st.integers(1, 8), st.integers(0, 200_000))
 def test_subsampling_keeps_every_factor_th_frame_rounded_up(grid, factor, n_samples):
     assert grid.subsampled(factor).n_frames(n_samples) == -(-grid.n_frames(n_samples) // factor)

@@ -8,24 +8,28 @@ from gradalign._types import Features
 
 
 def augment(
-    features: Features, n_frames: Int[Array, ""], key: PRNGKeyArray
+    features: Features, n_frames: Int[Array, ""], strength: Float[Array, ""], key: PRNGKeyArray
 ) -> tuple[Features, Int[Array, ""]]:
     """A new voice in a new room: stretched, warped, coloured, noisy and masked frames, and their number.
 
     Args:
         features: Log-mel power, padded at the end.
         n_frames: Real frames.
+        strength: Share of examples that are changed at all, in [0, 1]; a network that does not know
+            speech yet learns nothing from what is hard to hear.
         key: All randomness.
 
     References:
         Frequency warp: Jaitly and Hinton 2013 (vocal tract length perturbation). Masks: Park et al.
         2019 (SpecAugment), with short time masks, since a frame that is gone cannot be aligned.
     """
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     x, n = stretch(features, n_frames, keys[0])
     x = colour(warp(x, keys[1]), keys[2])
     x = add_noise(x, n, keys[3])
-    return mask(x, n, keys[4]), n
+    x = mask(x, keys[4])
+    chosen = jax.random.bernoulli(keys[5], strength)
+    return jnp.where(chosen, x, features), jnp.where(chosen, n, n_frames)
 
 
 def stretch(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> tuple[Features, Int[Array, ""]]:
@@ -54,36 +58,37 @@ def colour(x: Features, key: PRNGKeyArray) -> Features:
     bands = x.shape[1]
     orders = jnp.arange(1, 5)
     waves = jnp.cos(jnp.pi * orders[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
-    curve = (jax.random.normal(shape_key, (4,)) * 0.6) @ waves
+    curve = (jax.random.normal(shape_key, (4,)) * 0.5) @ waves
     return x + (jax.random.uniform(gain_key, (), minval=-3.0, maxval=2.0) + curve)[None, :]
 
 
 def add_noise(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Features:
-    """Stationary noise with a random smooth spectrum, at 0 to 40 dB below the loud frames."""
-    level_key, shape_key, grain_key = jax.random.split(key, 3)
+    """Half of the time stationary noise with a smooth random spectrum, 30 to 70 dB below the loudest band."""
+    level_key, shape_key, grain_key, chance_key = jax.random.split(key, 4)
     bands = x.shape[1]
     valid = (jnp.arange(x.shape[0]) < n_frames)[:, None]
     loud = jnp.max(jnp.where(valid, x, -1e3))
     orders = jnp.arange(1, 4)
     waves = jnp.cos(jnp.pi * orders[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
-    level = loud - jax.random.uniform(level_key, (), minval=3.0, maxval=14.0)
-    curve = level + (jax.random.normal(shape_key, (3,)) * 0.8) @ waves
+    level = loud - jax.random.uniform(level_key, (), minval=7.0, maxval=16.0)
+    curve = level + (jax.random.normal(shape_key, (3,)) * 0.5) @ waves
     grain = jnp.log(jax.random.exponential(grain_key, x.shape) + 0.05)
-    return jnp.logaddexp(x, curve[None, :] + grain)
+    noisy = jnp.logaddexp(x, curve[None, :] + grain)
+    return jnp.where(jax.random.bernoulli(chance_key, 0.5), noisy, x)
 
 
-def mask(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Features:
-    """Two bands of up to 12 mels and short stretches (up to 80 ms, two a second at most) set to the mean."""
+def mask(x: Features, key: PRNGKeyArray) -> Features:
+    """Two bands of up to 7 mels and short stretches (up to 80 ms, two a second at most) set to the mean."""
     band_key, time_key, width_key, count_key = jax.random.split(key, 4)
     rows, bands = x.shape
     starts = jax.random.uniform(band_key, (2, 2))
-    widths = jnp.floor(starts[:, 1] * 13)
+    widths = jnp.floor(starts[:, 1] * 8)
     first = jnp.floor(starts[:, 0] * (bands - widths))
     band = jnp.arange(bands)
     hidden = ((band[:, None] >= first[None, :]) & (band[:, None] < (first + widths)[None, :])).any(1)
     n_masks = rows // 80
     at = jnp.floor(jax.random.uniform(time_key, (n_masks,)) * rows)
-    long = jnp.floor(jax.random.uniform(width_key, (n_masks,)) * 9) * jax.random.bernoulli(count_key, 0.6, (n_masks,))
+    long = jnp.floor(jax.random.uniform(width_key, (n_masks,)) * 9) * jax.random.bernoulli(count_key, 0.4, (n_masks,))
     row = jnp.arange(rows)
     gone = ((row[:, None] >= at[None, :]) & (row[:, None] < (at + long)[None, :])).any(1)
     mean = x.mean()

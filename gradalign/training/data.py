@@ -1,6 +1,7 @@
 """Training examples: features cached from manifests, joined to buckets of a few fixed shapes."""
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Bucket:
         return self.frames // 5
 
 
-BUCKETS = (Bucket(320, 24, 0.25), Bucket(640, 12, 0.4), Bucket(1280, 6, 0.25), Bucket(2560, 3, 0.1))
+BUCKETS = (Bucket(320, 16, 0.25), Bucket(640, 8, 0.45), Bucket(1280, 4, 0.22), Bucket(2560, 2, 0.08))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Corpus:
         name: For messages.
         features: Log-mel frames of each utterance, float16.
         labels: Label ids of each utterance.
+        frame_labels: Label id at each encoder frame, 0 in silence, -1 where times are not known.
         weight: Relative share of draws.
     """
 
     name: str
     features: list[np.ndarray]
     labels: list[np.ndarray]
+    frame_labels: list[np.ndarray]
     weight: float
 
 
@@ -57,6 +60,7 @@ class Batch:
     n_frames: np.ndarray
     labels: np.ndarray
     n_labels: np.ndarray
+    frame_labels: np.ndarray
 
 
 def read_corpora(manifest: Path, weights: dict[str, float], bundle: Bundle, cache: Path) -> list[Corpus]:
@@ -76,7 +80,9 @@ def read_corpora(manifest: Path, weights: dict[str, float], bundle: Bundle, cach
         kept = [i for i, (f, y) in enumerate(zip(features, labels, strict=True)) if _usable(f, y)]
         log.info("%s: %d of %d utterances, %.2f h", name, len(kept), len(entries),
                  sum(len(features[i]) for i in kept) * bundle.grid.hop_s / 3600)
-        corpora.append(Corpus(name, [features[i] for i in kept], [labels[i] for i in kept], weights[name]))
+        frames = [_frame_labels(entry, len(f), bundle) for entry, f in zip(entries, features, strict=True)]
+        picked = [[values[i] for i in kept] for values in (features, labels, frames)]
+        corpora.append(Corpus(name, *picked, weights[name]))
     return corpora
 
 
@@ -97,6 +103,18 @@ def _labels(entry: dict, bundle: Bundle) -> np.ndarray:
 
 
 _LEXICON = []
+
+
+def _frame_labels(entry: dict, n_frames: int, bundle: Bundle) -> np.ndarray:
+    """What is said at the centre of each encoder frame, by the manifest's exact times."""
+    n = -(-n_frames // bundle.network.config.subsampling)
+    if "phones" not in entry:
+        return np.full(n, -1, np.int32)
+    found = np.zeros(n, np.int32)
+    grid = bundle.encoder_grid
+    for start, end, phone in entry["phones"]:
+        found[grid.frame_at(start + grid.hop_s / 2) : grid.frame_at(end + grid.hop_s / 2)] = bundle.ids((phone,))
+    return found
 
 
 def _lexicon(make):
@@ -132,26 +150,29 @@ def features_of(waveform: np.ndarray, config: LogMel) -> np.ndarray:
     return np.asarray(log_mel_padded(waveform, config), np.float16)
 
 
-def batches(corpora: list[Corpus], seed: int) -> Iterator[Batch]:
+def batches(corpora: list[Corpus], seed: int, *, easy: int = 0) -> Iterator[Batch]:
     """Endless batches: utterances drawn by corpus weight, joined end to end until a bucket is full.
 
     Joining makes short recordings into long ones with pauses and changes of speaker, so that the
-    decoder does not rely on an utterance's length.
+    decoder does not rely on an utterance's length. The first ``easy`` batches are single short
+    utterances: attention finds its way on them first.
     """
     rng = np.random.default_rng(seed)
     weights = np.array([corpus.weight for corpus in corpora])
     shares = np.array([bucket.share for bucket in BUCKETS])
-    while True:
-        bucket = BUCKETS[rng.choice(len(BUCKETS), p=shares / shares.sum())]
-        examples = [_example(corpora, weights / weights.sum(), bucket, rng) for _ in range(bucket.size)]
+    for number in itertools.count():
+        n_open = 2 if number < easy else len(BUCKETS)
+        bucket = BUCKETS[rng.choice(n_open, p=shares[:n_open] / shares[:n_open].sum())]
+        join = number >= easy and (bucket.frames > 640 or rng.random() < 0.4)
+        examples = [_example(corpora, weights / weights.sum(), bucket, join, rng) for _ in range(bucket.size)]
         yield _padded(examples, bucket)
 
 
-def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, rng: np.random.Generator):
+def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, join: bool, rng: np.random.Generator):
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     room, room_labels, misses = bucket.frames, bucket.labels, 0
-    join = bucket.frames > 640 or rng.random() < 0.4
     while misses < 6:
         corpus = corpora[rng.choice(len(corpora), p=weights)]
         i = rng.integers(len(corpus.features))
@@ -163,17 +184,21 @@ def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, rng: np
             continue
         features.append(f)
         labels.append(y)
+        frames.append(corpus.frame_labels[i])
         room, room_labels = room - len(f), room_labels - len(y)
         if not join:
             break
-    return np.concatenate(features), np.concatenate(labels)
+    # Joined utterances start anywhere between two encoder frames: their times no longer fall on the grid.
+    known = frames[0] if len(frames) == 1 else np.zeros(0, np.int32)
+    return np.concatenate(features), np.concatenate(labels), known
 
 
 def _padded(examples: list, bucket: Bucket) -> Batch:
     first = examples[0][0]
     features = np.zeros((len(examples), bucket.frames, first.shape[1]), np.float32)
     labels = np.zeros((len(examples), bucket.labels), np.int32)
-    for row, (f, y) in enumerate(examples):
-        features[row, : len(f)], labels[row, : len(y)] = f, y
-    sizes = np.array([[len(f), len(y)] for f, y in examples], np.int32)
-    return Batch(features, sizes[:, 0], labels, sizes[:, 1])
+    frame_labels = np.full((len(examples), bucket.frames // 4), -1, np.int32)
+    for row, (f, y, known) in enumerate(examples):
+        features[row, : len(f)], labels[row, : len(y)], frame_labels[row, : len(known)] = f, y, known
+    sizes = np.array([[len(f), len(y)] for f, y, _ in examples], np.int32)
+    return Batch(features, sizes[:, 0], labels, sizes[:, 1], frame_labels)

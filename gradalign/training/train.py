@@ -29,20 +29,22 @@ from gradalign.training.data import Batch, batches, read_corpora
 
 CTC_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
+FRAME_WEIGHT = 1.0
 EMA = 0.998
 
 
-def losses(network: AED, batch: Batch, key: jax.Array, *, training: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+def losses(
+    network: AED, batch: Batch, key: jax.Array, strength: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss a label: smoothed cross-entropy of the decoder and CTC, and the decoder's accuracy."""
     n = batch.features.shape[0]
     keys = jax.random.split(key, (n, 3))
     features, n_frames = batch.features, batch.n_frames
-    if training:
-        features, n_frames = jax.vmap(augment)(features, n_frames, keys[:, 0])
-    position = jnp.floor(jax.vmap(jax.random.uniform)(keys[:, 1]) * 300.0) * training
+    features, n_frames = jax.vmap(augment, (0, 0, None, 0))(features, n_frames, strength, keys[:, 0])
+    position = jnp.floor(jax.vmap(jax.random.uniform)(keys[:, 1]) * 300.0) * (strength > 0)
 
     def one(x, t, y, p, k):
-        return network.training_log_probs(x, t, y, p, k if training else None)
+        return network.training_log_probs(x, t, y, p, k)
 
     log_probs, ctc_log_probs = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
     n_positions = batch.labels.shape[1] + 1
@@ -61,7 +63,13 @@ def losses(network: AED, batch: Batch, key: jax.Array, *, training: bool) -> tup
     ctc_loss = jnp.minimum(ctc, 20.0 * batch.n_labels).sum() / total
     right = ((log_probs.argmax(-1) == target) & counted).sum() / counted.sum()
     loss = (1 - CTC_WEIGHT) * attention_loss + CTC_WEIGHT * ctc_loss
-    return loss, {"loss": loss, "attention": attention_loss, "ctc": ctc_loss, "accuracy": right}
+    # Until augmentation starts, exact times of synthetic speech tell the encoder what a phone is; without
+    # them it spends its first thousand steps predicting blank.
+    known = batch.frame_labels >= 0
+    spoken = jnp.take_along_axis(ctc_log_probs, jnp.maximum(batch.frame_labels, 0)[:, :, None], axis=2)[:, :, 0]
+    frame_loss = -(spoken * known).sum() / jnp.maximum(known.sum(), 1)
+    loss = loss + jnp.where(strength > 0, 0.0, FRAME_WEIGHT) * frame_loss
+    return loss, {"loss": loss, "frame": frame_loss, "attention": attention_loss, "ctc": ctc_loss, "accuracy": right}
 
 
 def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
@@ -71,11 +79,11 @@ def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformat
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
-def train_step(graph: Any, tx: Any, params: Any, averaged: Any, moments: Any, batch: Any, key: jax.Array):
+def train_step(graph: Any, tx: Any, params: Any, averaged: Any, moments: Any, batch: Any, key: jax.Array, strength: jax.Array):
     """One update; returns new parameters, their running mean, optimizer state and metrics."""
 
     def loss_of(params):
-        return losses(nnx.merge(graph, params), Batch(*batch), key, training=True)
+        return losses(nnx.merge(graph, params), Batch(*batch), key, strength)
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
     metrics["grad_norm"] = optax.global_norm(grads)
@@ -118,14 +126,15 @@ def train(args: argparse.Namespace) -> None:
     averaged = jax.tree.map(jnp.copy, params)
     tx = optimizer(args.peak, args.warmup, args.steps)
     moments = tx.init(params)
-    key, stream = jax.random.key(args.seed), prefetched(batches(corpora, args.seed))
+    key, stream = jax.random.key(args.seed), prefetched(batches(corpora, args.seed, easy=args.easy))
     log = (out / "metrics.jsonl").open("a")
     started, window, frames = time.time(), [], 0
     for step in range(1, args.steps + 1):
         batch = next(stream)
-        arrays = (batch.features, batch.n_frames, batch.labels, batch.n_labels)
+        arrays = (batch.features, batch.n_frames, batch.labels, batch.n_labels, batch.frame_labels)
         params, averaged, moments, metrics = train_step(
-            graph, tx, params, averaged, moments, arrays, jax.random.fold_in(key, step)
+            graph, tx, params, averaged, moments, arrays, jax.random.fold_in(key, step),
+            jnp.float32(0.9 * np.clip((step - args.easy) / max(args.easy, 1), 0, 1)),
         )
         values = {k: float(v) for k, v in metrics.items()}
         if not np.isfinite(values["loss"]):
@@ -156,6 +165,8 @@ def main() -> None:
     parser.add_argument("--init", help="model to start from")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--warmup", type=int, default=500)
+    parser.add_argument("--easy", type=int, default=600,
+                        help="first steps with single short utterances and no augmentation, which then grows as long")
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--report", type=int, default=20, help="steps between printed metrics")
     parser.add_argument("--save", type=int, default=250, help="steps between checkpoints")

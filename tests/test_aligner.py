@@ -1,0 +1,197 @@
+"""The aligner: planted answers through `place`, and what must hold for any network through `align`."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gradalign import aligner
+from gradalign._types import Method
+from gradalign.aligner import align, gradient_saliency, leaf_depth, place
+from gradalign.bundle import Bundle
+from gradalign.errors import AlignmentError
+from gradalign.features import LogMel, log_mel_padded
+from gradalign.lexicon import PHONES
+from gradalign.nn.aed import AED
+from gradalign.nn.config import AEDConfig
+from gradalign.saliency import saliency
+from gradalign.timing import FrameGrid
+from gradalign.transcript import Transcript
+
+GRID = FrameGrid(16_000, 160)
+TEXT = "The cat sat on a mat, twice: $20!"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """A random network with phone labels: its times mean nothing, its invariants must hold."""
+    config = AEDConfig(
+        dim=16, heads=2, encoder_layers=2, decoder_layers=2, feed_forward_dim=32, conv_kernel=5, stem_channels=4
+    )
+    return Bundle("random", AED(config, rngs=nnx.Rngs(3)), LogMel(), PHONES, max_duration_s=20.0)
+
+
+@pytest.fixture
+def speech(rng: np.random.Generator) -> np.ndarray:
+    return (0.1 * rng.normal(size=3 * 16_000)).astype(np.float32)
+
+
+def planted(runs: list[tuple[int, int]], n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that are high on the given runs of frames, and silence that is high elsewhere."""
+    scores = np.full((len(runs), n_frames), -5.0, np.float32)
+    silence = np.zeros(n_frames, np.float32)
+    for row, (first, last) in enumerate(runs):
+        scores[row, first:last] = 0.0
+        silence[first:last] = -5.0
+    return scores, silence
+
+
+def test_planted_runs_become_their_times():
+    transcript = Transcript.from_units([("hi", ["h", "i"]), ("you", ["y", "u"])])
+    scores, silence = planted([(10, 20), (20, 35), (50, 60), (60, 99)], 120)
+    found = place(transcript, scores, silence, grid=GRID, duration=1.195)
+    assert [(p.label, p.start, p.end) for p in found.tier("phones")] == [
+        ("h", 0.095, 0.195),
+        ("i", 0.195, 0.345),
+        ("y", 0.495, 0.595),
+        ("u", 0.595, 0.985),
+    ]
+    assert [(w.label, w.start, w.end) for w in found.tier("words")] == [("hi", 0.095, 0.345), ("you", 0.495, 0.985)]
+    assert all(w.score == 0.0 for w in found.tier("words"))
+
+
+def test_silence_inside_a_word_is_not_allowed():
+    transcript = Transcript.from_units([("hi", ["h", "i"])])
+    scores, silence = planted([(10, 20), (40, 50)], 60)
+    h, i = place(transcript, scores, silence, grid=GRID, duration=0.6).tier("phones")
+    assert h.end == i.start
+
+
+def test_a_number_said_as_two_words_may_pause_between_them():
+    transcript = Transcript.from_text("$20")
+    runs = [(10 + 3 * k, 13 + 3 * k) for k in range(6)] + [(60 + 3 * k, 63 + 3 * k) for k in range(5)]
+    scores, silence = planted(runs[: len(transcript.labels)], 100)
+    phones = place(transcript, scores, silence, grid=GRID, duration=1.0).tier("phones")
+    gaps = [b.start - a.end for a, b in zip(phones, list(phones)[1:], strict=False)]
+    assert max(gaps) > 0.2
+    assert len(place(transcript, scores, silence, grid=GRID, duration=1.0).tier("words")) == 1
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_gives_a_valid_alignment(bundle: Bundle, speech: np.ndarray, method):
+    found = align(speech, TEXT, model=bundle, method=method)
+    words, phones = found.tier("words"), found.tier("phones")
+    assert [w.label for w in words] == ["The", "cat", "sat", "on", "a", "mat", "twice", "$20"]
+    assert all(word.status == "aligned" for word in found.words)
+    assert [TEXT[w.start_char : w.end_char] for w in found.words] == [w.label for w in words]
+    assert all(p.duration > 0 for p in phones)
+    assert phones[-1].end <= found.duration == 3.0
+    for word in words:
+        inside = found.phones_of(word)
+        assert (inside[0].start, inside[-1].end) == (word.start, word.end)
+    assert found.method == method
+    assert found.model == "random"
+
+
+def test_equal_labels_fill_the_recording_evenly(bundle: Bundle, speech: np.ndarray):
+    phones = align(speech, "cat sat", model=bundle, method="equal").tier("phones")
+    assert (phones[0].start, phones[-1].end) == (0.0, 3.0)
+    assert all(abs(p.duration - 0.5) < 0.011 for p in phones)
+
+
+def test_an_unpronounceable_word_is_named(bundle: Bundle, speech: np.ndarray):
+    found = align(speech, "cat привет sat", model=bundle)
+    assert [(w.text, w.status) for w in found.problems] == [("привет", "unpronounceable")]
+    assert len(found.tier("words")) == 2
+    assert "привет" in repr(found)
+
+
+def test_padding_to_buckets_changes_nothing(bundle: Bundle, speech: np.ndarray):
+    features = log_mel_padded(speech, bundle.features)
+    labels = bundle.ids(Transcript.from_text("cat sat").labels)
+    ours = gradient_saliency(bundle, features, labels)
+    graph, state = nnx.split(bundle.network)
+
+    @jax.jit
+    def plain(state, x):
+        return saliency(lambda y: nnx.merge(graph, state).label_log_probs(y, jnp.asarray(labels)), x)
+
+    np.testing.assert_allclose(ours, plain(state, features), rtol=2e-3, atol=1e-7)
+
+
+def test_a_deeper_leaf_has_the_encoder_s_frames(bundle: Bundle, speech: np.ndarray):
+    features = log_mel_padded(speech, bundle.features)
+    labels = bundle.ids(("K", "AE", "T"))
+    for leaf, n_frames in (("features", 301), ("stem", 76), ("block-1", 76), ("encoder", 76)):
+        found = gradient_saliency(bundle, features, labels, leaf=leaf)
+        assert found.shape == (3, n_frames)
+        assert (found.sum(axis=1) > 0).all()
+
+
+def test_deeper_leaves_align_on_the_feature_grid(bundle: Bundle, speech: np.ndarray):
+    found = align(speech, "cat sat", model=bundle, leaf="encoder")
+    assert found.evidence is not None
+    assert found.evidence.grid == bundle.grid
+
+
+def test_leaves_have_names():
+    assert [leaf_depth(leaf, 6) for leaf in ("features", "stem", "block-1", "block-6", "encoder")] == [-1, 0, 1, 6, 6]
+    with pytest.raises(ValueError, match="no leaf 'block-7'; this model has features, stem, block-1"):
+        leaf_depth("block-7", 6)
+
+
+def test_other_rates_are_resampled(bundle: Bundle, speech: np.ndarray):
+    found = align(np.repeat(speech, 2), "cat sat", model=bundle, sample_rate=32_000, method="equal")
+    assert found.duration == pytest.approx(3.0)
+
+
+def test_evidence_is_kept_only_on_request(bundle: Bundle, speech: np.ndarray):
+    kept = align(speech, "cat sat", model=bundle)
+    assert kept.evidence is not None
+    assert kept.evidence.scores.shape == (6, 301)
+    assert align(speech, "cat sat", model=bundle, keep_evidence=False).evidence is None
+
+
+@pytest.mark.parametrize("method", ["gradient", "ctc", "attention", "equal"])
+def test_too_little_audio_for_the_sentence_is_an_error(bundle: Bundle, speech: np.ndarray, method):
+    with pytest.raises(AlignmentError, match=r"labels need at least \d+ frames .* got \d+ frames"):
+        align(speech[:320], TEXT, model=bundle, method=method)
+
+
+def test_too_long_a_recording_says_what_to_do(bundle: Bundle, rng: np.random.Generator):
+    with pytest.raises(AlignmentError, match="is 25 s long.* takes at most 20 s .* split it"):
+        align(rng.normal(size=25 * 16_000).astype(np.float32), "cat", model=bundle)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0, np.float32), "0 samples"),
+        (np.zeros(16_000, np.float32), "silent"),
+        (np.full(16_000, np.nan, np.float32), "NaN or infinite"),
+        (np.ones((2, 100), np.float32), "mono"),
+    ],
+)
+def test_bad_samples_are_refused(bundle: Bundle, samples: np.ndarray, message: str):
+    with pytest.raises(AlignmentError, match=message):
+        align(samples, "cat", model=bundle)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    transcript = Transcript.from_units([("a", ["a"])])
+    with pytest.raises(AlignmentError, match="1 scores are NaN or infinite"):
+        place(transcript, np.array([[0.0, np.nan]], np.float32), np.zeros(2, np.float32), grid=GRID, duration=1.0)
+
+
+def test_rows_must_match_labels():
+    transcript = Transcript.from_units([("a", ["a"])])
+    with pytest.raises(ValueError, match="scores have 2 rows, the transcript 1 labels"):
+        place(transcript, np.zeros((2, 5), np.float32), np.zeros(5, np.float32), grid=GRID, duration=1.0)
+
+
+def test_buckets_hold_what_they_are_asked_to():
+    for size in range(1, 20_000, 37):
+        assert aligner._bucket(size, aligner.FRAME_BUCKETS) >= size
