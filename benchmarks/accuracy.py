@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gradalign import audio, io
+from gradalign._types import Method
 from gradalign.aligner import align
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, load
@@ -143,7 +144,9 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                 if method == "pocketsphinx":
                     found = pocketsphinx_align(recording)
                 else:
-                    found = align(recording.audio, recording.text, model=bundle, method=method, keep_evidence=False)
+                    found = align(
+                        recording.audio, recording.text, model=bundle, method=cast(Method, method), keep_evidence=False
+                    )
             except GradalignError as error:
                 failures.setdefault(f"{recording.group}: {method}", []).append(f"{recording.name}: {error}")
                 continue
@@ -177,8 +180,11 @@ def show(pooled: dict[str, dict[str, dict[str, Comparison]]], failures: dict[str
             print("| method | " + " | ".join(name for name, _ in columns) + " | missing |")
             print("|---" * (len(columns) + 2) + "|")
             for method, comparison in rows.items():
-                print(f"| {method} | " + " | ".join(_cell(comparison, f) for _, f in columns)
-                      + f" | {comparison.n_missing} |")
+                print(
+                    f"| {method} | "
+                    + " | ".join(_cell(comparison, f) for _, f in columns)
+                    + f" | {comparison.n_missing} |"
+                )
     for where, problems in failures.items():
         print(f"\n{where}: {len(problems)} failed, for example {problems[0]}")
 
@@ -202,8 +208,12 @@ def main() -> None:
     parser.add_argument("--no-synthetic", action="store_true", help="leave the synthetic speech out")
     parser.add_argument("--voices", nargs="+", default=list(HELD_OUT_VOICES), help="synthetic voices")
     parser.add_argument("--model", default="en-us", help="name or folder")
-    parser.add_argument("--methods", nargs="+", default=None,
-                        help="gradient ctc attention equal pocketsphinx (default: all that are installed)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=None,
+        help="gradient ctc attention equal pocketsphinx (default: all that are installed)",
+    )
     parser.add_argument("--limit", type=int, help="at most this many recordings a group")
     parser.add_argument("--json", type=Path, help="write all measures here")
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")

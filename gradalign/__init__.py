@@ -13,11 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradalign import evidence, io, lattice, metrics, plot, saliency
+    from gradalign import evidence, io, lattice, metrics, plot
     from gradalign.aligner import align, gradient_saliency, place
     from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
     from gradalign.bundle import Bundle, load, save
     from gradalign.errors import AlignmentError, FormatError, GradalignError
+    from gradalign.gradients import saliency
     from gradalign.lexicon import Lexicon
     from gradalign.metrics import Comparison, compare
     from gradalign.timing import FrameGrid
@@ -73,9 +74,10 @@ _HOME = {
     "gradient_saliency": "aligner",
     "load": "bundle",
     "place": "aligner",
+    "saliency": "gradients",
     "save": "bundle",
 }
-_MODULES = frozenset({"evidence", "io", "lattice", "metrics", "plot", "saliency"})
+_MODULES = frozenset({"evidence", "io", "lattice", "metrics", "plot"})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ from gradalign.bundle import Bundle
 from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.features import log_mel_padded
+from gradalign.gradients import Reduction, saliency
 from gradalign.lattice import Topology, check_feasible, spans, viterbi
 from gradalign.nn.aed import FEATURES_LEAF
-from gradalign.saliency import Reduction, saliency
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
 # Each padded shape is compiled once, so there are few of them.
-FRAME_BUCKETS = (160, 320, 480, 640, 960, 1280, 1920, 2560, 3840, 6016)
+FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
 LABEL_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
 CHUNK_BYTES = 1 << 30
 """Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
@@ -120,15 +120,12 @@ def place(
 
     Raises:
         AlignmentError: If scores are not finite, or there are more labels than frames.
+        ValueError: If scores, silence, topology, grid and duration do not belong together.
     """
-    n_labels, n_frames = scores.shape
-    if n_labels != len(transcript.labels):
-        raise ValueError(f"scores have {n_labels} rows, the transcript {len(transcript.labels)} labels")
     scores, silence = np.asarray(scores), np.asarray(silence)
-    bad = int((~np.isfinite(scores)).sum() + (~np.isfinite(silence)).sum())
-    if bad:
-        raise AlignmentError(f"{bad} scores are NaN or infinite; check the model's parameters and the recording")
+    n_labels, n_frames = scores.shape
     topology = Topology.words(transcript.unit_of_label) if topology is None else topology
+    _check_scores(transcript, scores, silence, topology, grid, duration)
     check_feasible(n_labels, n_frames, topology)
     path = _path(scores, silence, topology)
     runs = np.asarray(spans(jnp.asarray(path), n_labels))
@@ -143,6 +140,27 @@ def place(
         evidence = Evidence(features[0], features[1], scores, silence, path, transcript.labels, grid)
     tiers = (Tier("words", entries), Tier("phones", phones))
     return Alignment(duration, tiers, transcript.text, fates, method, model, evidence)
+
+
+def _check_scores(transcript, scores, silence, topology, grid, duration) -> None:
+    n_labels, n_frames = scores.shape
+    if n_labels != len(transcript.labels):
+        raise ValueError(f"scores have {n_labels} rows, the transcript {len(transcript.labels)} labels")
+    if len(silence) != n_frames:
+        raise ValueError(f"silence has {len(silence)} frames, the scores have {n_frames}; give one score a frame")
+    if len(topology.skip_allowed) != n_labels:
+        raise ValueError(f"the topology is for {len(topology.skip_allowed)} labels, the transcript has {n_labels}")
+    if grid.edge_s(n_frames - 1) >= duration:
+        raise ValueError(
+            f"{n_frames} frames of {grid.hop_s} s do not fit into {duration} s: the last one starts at "
+            f"{grid.edge_s(n_frames - 1):.3f} s; check the grid and the duration"
+        )
+    # Far below any log-probability the lattice cannot tell a score from a forbidden move.
+    bad = int((~(np.abs(scores) < 1e9)).sum() + (~(np.abs(silence) < 1e9)).sum())
+    if bad:
+        raise AlignmentError(
+            f"{bad} scores are NaN, infinite or beyond 1e9; check the model's parameters and the recording"
+        )
 
 
 def leaf_depth(leaf: str, n_blocks: int) -> int:
@@ -232,9 +250,10 @@ def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce)
     if depth == FEATURES_LEAF:
         scores = log_saliency(found, n_frames=n_frames)
     else:
-        n_coarse = -(-n_frames // 4)
+        factor = nnx.merge(graph, state).config.subsampling
+        n_coarse = -(-n_frames // factor)
         coarse = log_saliency(found, n_frames=n_coarse)
-        scores = upsample(coarse, 4, features.shape[0], n_coarse=n_coarse)
+        scores = upsample(coarse, factor, features.shape[0], n_coarse=n_coarse)
     silence = silence_score(scores, n_labels=n_labels, n_frames=n_frames)
     return normalise(scores, silence, n_labels=n_labels)
 

@@ -112,9 +112,7 @@ class TranscriptWord:
 
     def __post_init__(self) -> None:
         if (self.status == "aligned") != (self.index is not None):
-            raise ValueError(
-                f"word {self.text!r}: status {self.status!r} does not go with interval index {self.index}"
-            )
+            raise ValueError(f"word {self.text!r}: status {self.status!r} does not go with interval index {self.index}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ class Alignment:
             elsewhere need not.
         transcript: The text as given, or None for an alignment read from a file without one.
         words: One entry a word of the transcript, aligned or not; empty where there is none.
-        method: Source of the evidence ("gradient", "ctc", "attention"), or None if unknown.
+        method: Source of the evidence ("gradient", "ctc", "attention", "equal"), or None if unknown.
         model: Name of the model, or None if unknown.
         evidence: What the times were read off, if kept. Not compared and not written to files.
 

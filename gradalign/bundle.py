@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gradalign.errors import FormatError
+from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
@@ -58,12 +58,15 @@ class Bundle:
         """Label ids of phones.
 
         Raises:
-            ValueError: If the model lacks a phone; the message lists those it has.
+            AlignmentError: If the model lacks a phone; the message lists those it has.
         """
         table = {label: i for i, label in enumerate(self.labels, start=1)}
         unknown = sorted({p for p in phones if p not in table})
         if unknown:
-            raise ValueError(f"model {self.name!r} has no label for {unknown}; it knows {list(self.labels)}")
+            raise AlignmentError(
+                f"model {self.name!r} has no label for {unknown}; it knows {list(self.labels)}. For a model with "
+                "other labels than phones make the transcript with Transcript.from_units"
+            )
         return np.array([table[p] for p in phones], np.int32)
 
 
@@ -155,7 +158,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: unreadable model config: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise FormatError(f"{path}: not the config of a gradalign model (no \"format\": \"{FORMAT}\")")
+        raise FormatError(f'{path}: not the config of a gradalign model (no "format": "{FORMAT}")')
     if config.get("version") != VERSION:
         raise FormatError(
             f"{path}: model format version {config.get('version')}, this gradalign reads {VERSION}; "

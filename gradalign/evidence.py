@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gradalign._types import Labels, Scores
+from gradalign._arrays import Labels, Scores
 
 _FLOOR = 1e-6
 """Smallest share of a row's maximum that is told apart from zero."""

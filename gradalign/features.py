@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gradalign._types import Features
+from gradalign._arrays import Features
 from gradalign.timing import FrameGrid
 
 
@@ -48,7 +48,7 @@ def _constants(config: LogMel) -> tuple[np.ndarray, np.ndarray]:
     return window.astype(np.float32), filters.astype(np.float32)
 
 
-def log_mel(waveform: Float[Array, " samples"], config: LogMel = LogMel()) -> Features:  # noqa: B008 (frozen)
+def log_mel(waveform: Float[Array, " samples"], config: LogMel = LogMel()) -> Features:
     """Log-mel frames of a waveform, ``log(mel power + floor)``.
 
     Equal to ``log(librosa.feature.melspectrogram(...) + floor)`` with the same settings and

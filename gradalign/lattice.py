@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gradalign._types import Scores
+from gradalign._arrays import Scores
 from gradalign.errors import AlignmentError
 
 NEVER = -1e30
@@ -272,9 +272,10 @@ def check_feasible(n_labels: int, n_frames: int, topology: Topology) -> None:
     n_silences = int(needs_silence.sum())
     needed = max(1, n_labels + n_silences)
     if n_frames < needed:
+        between = f" ({n_silences} of them silence between labels that may not touch)" if n_silences else ""
         raise AlignmentError(
-            f"{n_labels} labels need at least {needed} frames ({n_silences} of them silence between labels that may "
-            f"not touch), got {n_frames} frames: the transcript is too long for the recording, or the frames too coarse"
+            f"{n_labels} labels need at least {needed} frames{between}, got {n_frames} frames: "
+            "the transcript is too long for the recording, or the frames too coarse"
         )
 
 

@@ -82,9 +82,7 @@ class Transcript:
         """
         texts = [word for word, _ in units]
         starts = [sum(len(text) + 1 for text in texts[:i]) for i in range(len(texts))]
-        found = tuple(
-            Word(text, start, start + len(text), (text,)) for text, start in zip(texts, starts, strict=True)
-        )
+        found = tuple(Word(text, start, start + len(text), (text,)) for text, start in zip(texts, starts, strict=True))
         owners = tuple(i for i, (_, labels) in enumerate(units) for _ in labels)
         names = tuple(label for _, labels in units for label in labels)
         if not names:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from gradalign.gradients import saliency
 from gradalign.nn.aed import AED, FEATURES_LEAF
 from gradalign.nn.config import AEDConfig
-from gradalign.saliency import saliency
 
 N_FRAMES = (13, 20, 33)
 N_LABELS = (1, 5, 3)

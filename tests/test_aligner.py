@@ -14,10 +14,11 @@ from gradalign.aligner import align, gradient_saliency, leaf_depth, place
 from gradalign.bundle import Bundle
 from gradalign.errors import AlignmentError
 from gradalign.features import LogMel, log_mel_padded
+from gradalign.gradients import saliency
+from gradalign.lattice import Topology
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
-from gradalign.saliency import saliency
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
@@ -162,7 +163,7 @@ def test_too_little_audio_for_the_sentence_is_an_error(bundle: Bundle, speech: n
 
 
 def test_too_long_a_recording_says_what_to_do(bundle: Bundle, rng: np.random.Generator):
-    with pytest.raises(AlignmentError, match="is 25 s long.* takes at most 20 s .* split it"):
+    with pytest.raises(AlignmentError, match=r"is 25 s long.* takes at most 20 s .* split it"):
         align(rng.normal(size=25 * 16_000).astype(np.float32), "cat", model=bundle)
 
 
@@ -182,7 +183,7 @@ def test_bad_samples_are_refused(bundle: Bundle, samples: np.ndarray, message: s
 
 def test_scores_that_are_not_finite_are_refused():
     transcript = Transcript.from_units([("a", ["a"])])
-    with pytest.raises(AlignmentError, match="1 scores are NaN or infinite"):
+    with pytest.raises(AlignmentError, match="1 scores are NaN, infinite"):
         place(transcript, np.array([[0.0, np.nan]], np.float32), np.zeros(2, np.float32), grid=GRID, duration=1.0)
 
 
@@ -190,6 +191,17 @@ def test_rows_must_match_labels():
     transcript = Transcript.from_units([("a", ["a"])])
     with pytest.raises(ValueError, match="scores have 2 rows, the transcript 1 labels"):
         place(transcript, np.zeros((2, 5), np.float32), np.zeros(5, np.float32), grid=GRID, duration=1.0)
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    transcript = Transcript.from_units([("ab", ["a", "b"])])
+    scores, silence = np.zeros((2, 20), np.float32), np.zeros(20, np.float32)
+    with pytest.raises(ValueError, match="silence has 5 frames, the scores have 20"):
+        place(transcript, scores, silence[:5], grid=GRID, duration=0.2)
+    with pytest.raises(ValueError, match="topology is for 3 labels, the transcript has 2"):
+        place(transcript, scores, silence, grid=GRID, duration=0.2, topology=Topology.free(3))
+    with pytest.raises(ValueError, match=r"20 frames of 0.01 s do not fit into 0.05 s"):
+        place(transcript, scores, silence, grid=GRID, duration=0.05)
 
 
 def test_buckets_hold_what_they_are_asked_to():

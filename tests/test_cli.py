@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from flax import nnx
 
 import gradalign
 from gradalign import bundle as bundles
-from gradalign import cli, corpus, io
+from gradalign import cli, commands, corpus, io, output
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle
 from gradalign.errors import FormatError
@@ -350,6 +351,10 @@ def test_every_command_has_help_with_the_exit_status(gradalign_, command):
     assert "exit status: 0 all done" in out
 
 
+def test_formats_are_those_of_the_library():
+    assert get_args(output.Format) == get_args(io.Format) == tuple(output.SUFFIX)
+
+
 def test_the_version_is_that_of_the_package(gradalign_):
     assert gradalign_("--version", with_model=False) == (0, f"gradalign {gradalign.__version__}\n", "")
 
@@ -404,20 +409,20 @@ def test_an_interrupted_folder_keeps_what_is_done_and_goes_on_later(gradalign_, 
     for name in ("a", "b", "c"):
         record(f"in/{name}.wav")
         Path(f"in/{name}.txt").write_text(TEXT)
-    real = cli._align_one
+    real = commands._align_one
 
     def stop_at_b(args, bundle, audio, text, **options):
         if audio.name == "b.wav":
             raise KeyboardInterrupt
         return real(args, bundle, audio, text, **options)
 
-    monkeypatch.setattr(cli, "_align_one", stop_at_b)
+    monkeypatch.setattr(commands, "_align_one", stop_at_b)
     status, out, err = gradalign_("align", "in")
     assert status == 130
     assert out.startswith("a.wav  aligned")
     assert "the same command goes on from here" in err
     assert sorted(path.name for path in Path("in").glob("*.TextGrid")) == ["a.TextGrid"]
-    monkeypatch.setattr(cli, "_align_one", real)
+    monkeypatch.setattr(commands, "_align_one", real)
     assert "2 aligned, 1 kept, 0 failed" in gradalign_("align", "in")[1]
 
 
@@ -571,18 +576,6 @@ def test_a_process_aligns_keeps_its_programs_and_is_silent_about_jax(model, tmp_
     done = python(*arguments, GRADALIGN_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 1
     assert done.stderr.endswith("pass --overwrite to replace it\n")
-
-
-def test_a_cache_that_cannot_be_made_breaks_nothing(monkeypatch):
-    Path("file").touch()
-    monkeypatch.setenv("GRADALIGN_CACHE", "file/cache")
-    assert cli._cache_folder() is None
-    monkeypatch.setenv("GRADALIGN_CACHE", "mine")
-    assert cli._cache_folder() == Path("mine/jax")
-    monkeypatch.delenv("GRADALIGN_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "xdg"))
-    assert cli._cache_folder() == Path.cwd() / "xdg" / "gradalign" / "jax"
 
 
 # --- the package

@@ -28,8 +28,8 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(gradalign.__path__, "gradalign.")
     if not any(part.startswith("_") for part in module.name.split("."))
 )
-NOT_ON_PAGES = {"gradalign.cli", "gradalign.nn", "gradalign.training"}
-"""The command line has a page of its own; the other two hold nothing but modules."""
+NOT_ON_PAGES = {"gradalign.nn", "gradalign.training"}
+"""They hold nothing but modules."""
 
 EXTRAS = ("matplotlib", "beartype", "hypothesis", "pytest", "parselmouth", "praatio", "pocketsphinx")
 
@@ -109,7 +109,7 @@ def test_every_api_page_is_in_the_navigation():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_public_functions_and_classes_have_docstrings(module):
-    if module not in ("gradalign.nn", "gradalign.training"):
+    if module not in NOT_ON_PAGES:
         assert importlib.import_module(module).__doc__, f"{module} has no docstring"
     bare = []
     for name, value in public_members(module):
@@ -124,6 +124,12 @@ def test_import_brings_neither_jax_nor_extras():
     loaded = json.loads(run_python("import sys, json, gradalign; print(json.dumps(sorted(sys.modules)))"))
     heavy = {"jax", "jaxlib", "flax", "numpy", "librosa", "soundfile", *EXTRAS}
     assert heavy & {name.partition(".")[0] for name in loaded} == set()
+
+
+@pytest.mark.parametrize("module", ["metrics", "io", "evaluation", "corpus"])
+def test_files_and_metrics_do_without_jax(module):
+    code = f"import sys, gradalign.{module}; print(sorted({{'jax', 'jaxlib', 'flax'}} & set(sys.modules)))"
+    assert run_python(code) == "[]\n"
 
 
 def test_every_public_name_can_be_had_without_the_extras():

@@ -1,0 +1,1 @@
+"""Networks: the Conformer encoder, the attention decoder, and both joined with a CTC head."""

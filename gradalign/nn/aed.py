@@ -125,13 +125,20 @@ class AED(nnx.Module):
         labels: Int[Array, " labels"],
         first_position: Float[Array, ""],
         key: Key,
-    ) -> tuple[Float[Array, "labels+1 vocabulary"], Float[Array, "encoder_frames vocabulary"]]:
-        """Decoder log-probabilities at each label and at the sentence end, and those of the CTC head."""
+    ) -> tuple[
+        Float[Array, "labels+1 vocabulary"],
+        Float[Array, "encoder_frames vocabulary"],
+        Float[Array, "labels+1 encoder_frames"],
+    ]:
+        """Decoder log-probabilities at each label and at the sentence end, those of the CTC head, mean attention."""
         encoder_key, decoder_key = split_key(key, 2)
         encoded, valid, _ = self.encode(features, n_frames, key=encoder_key)
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels])
-        log_probs, _ = self.decoder(history, encoded, valid, first_position=first_position, key=decoder_key)
-        return log_probs, self.ctc_log_probs(encoded)
+        log_probs, maps = self.decoder(
+            history, encoded, valid, first_position=first_position, key=decoder_key, trace=True
+        )
+        assert maps is not None, "asked for above"
+        return log_probs, self.ctc_log_probs(encoded), maps.mean((0, 1))
 
     def intermediates(
         self,
@@ -144,7 +151,8 @@ class AED(nnx.Module):
         encoded, valid, trace = self.encode(features, n_frames, trace=True)
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
         log_probs, maps = self.decoder(history, encoded, valid, trace=True)
-        assert trace is not None and maps is not None, "asked for above"
+        assert trace is not None, "asked for above"
+        assert maps is not None, "asked for above"
         return Intermediates(stem, trace, maps, log_probs, self.ctc_log_probs(encoded))
 
     def n_parameters(self) -> int:

@@ -8,8 +8,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign.nn.config import AEDConfig
-from gradalign.nn.layers import Attention, FeedForward, Key, LayerNorm, Linear
-from gradalign.nn.layers import depthwise, dropout, split_key, strided_patches
+from gradalign.nn.layers import (
+    Attention,
+    FeedForward,
+    Key,
+    LayerNorm,
+    Linear,
+    depthwise,
+    dropout,
+    split_key,
+    strided_patches,
+)
 
 
 class Stem(nnx.Module):
@@ -132,7 +141,7 @@ class ConformerEncoder(nnx.Module):
         if start == stop:
             return x, None
         x, seen = jax.lax.scan(step, x, (state, keys))
-        return x, EncoderTrace(*seen) if trace else None
+        return x, None if seen is None else EncoderTrace(*seen)
 
 
 def stacked(block: type, config: AEDConfig, n: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,0 +1,1 @@
+"""Training: data, augmentation and the loop that made the models in the package."""

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gradalign._types import Features
+from gradalign._arrays import Features
 
 
 def augment(
     features: Features, n_frames: Int[Array, ""], strength: Float[Array, ""], key: PRNGKeyArray
-) -> tuple[Features, Int[Array, ""]]:
-    """A new voice in a new room: stretched, warped, coloured, noisy and masked frames, and their number.
+) -> tuple[Features, Int[Array, ""], Float[Array, ""]]:
+    """A new voice in a new room: stretched, warped, coloured, noisy and masked frames.
 
     Args:
         features: Log-mel power, padded at the end.
@@ -19,20 +19,25 @@ def augment(
             speech yet learns nothing from what is hard to hear.
         key: All randomness.
 
+    Returns:
+        Frames, their number, and the rate by which every time is to be divided.
+
     References:
         Frequency warp: Jaitly and Hinton 2013 (vocal tract length perturbation). Masks: Park et al.
         2019 (SpecAugment), with short time masks, since a frame that is gone cannot be aligned.
     """
     keys = jax.random.split(key, 6)
-    x, n = stretch(features, n_frames, keys[0])
+    x, n, rate = stretch(features, n_frames, keys[0])
     x = colour(warp(x, keys[1]), keys[2])
     x = add_noise(x, n, keys[3])
     x = mask(x, keys[4])
     chosen = jax.random.bernoulli(keys[5], strength)
-    return jnp.where(chosen, x, features), jnp.where(chosen, n, n_frames)
+    return jnp.where(chosen, x, features), jnp.where(chosen, n, n_frames), jnp.where(chosen, rate, 1.0)
 
 
-def stretch(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> tuple[Features, Int[Array, ""]]:
+def stretch(
+    x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray
+) -> tuple[Features, Int[Array, ""], Float[Array, ""]]:
     """Faster or slower speech of the same pitch: frames interpolated along time, still within the padding."""
     rows = x.shape[0]
     rate = jax.random.uniform(key, (), minval=0.85, maxval=1.2)
@@ -40,7 +45,11 @@ def stretch(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> tuple[F
     at = jnp.arange(rows) * rate
     low = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, jnp.maximum(n_frames - 2, 0))
     part = jnp.clip(at - low, 0.0, 1.0)[:, None]
-    return x[low] * (1 - part) + x[jnp.minimum(low + 1, rows - 1)] * part, jnp.ceil(n_frames / rate).astype(jnp.int32)
+    return (
+        x[low] * (1 - part) + x[jnp.minimum(low + 1, rows - 1)] * part,
+        jnp.ceil(n_frames / rate).astype(jnp.int32),
+        rate,
+    )
 
 
 def warp(x: Features, key: PRNGKeyArray) -> Features:

@@ -12,6 +12,7 @@ import numpy as np
 from gradalign import audio
 from gradalign.bundle import Bundle
 from gradalign.features import LogMel
+from gradalign.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +42,26 @@ class Corpus:
         name: For messages.
         features: Log-mel frames of each utterance, float16.
         labels: Label ids of each utterance.
-        frame_labels: Label id at each encoder frame, 0 in silence, -1 where times are not known.
+        spans: Start and end of each label in feature frames, -1 where times are not known.
         weight: Relative share of draws.
     """
 
     name: str
     features: list[np.ndarray]
     labels: list[np.ndarray]
-    frame_labels: list[np.ndarray]
+    spans: list[np.ndarray]
     weight: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded examples of one bucket."""
+    """Padded examples of one bucket; ``spans`` is in feature frames, -1 where times are not known."""
 
     features: np.ndarray
     n_frames: np.ndarray
     labels: np.ndarray
     n_labels: np.ndarray
-    frame_labels: np.ndarray
+    spans: np.ndarray
 
 
 def read_corpora(manifest: Path, weights: dict[str, float], bundle: Bundle, cache: Path) -> list[Corpus]:
@@ -78,49 +79,42 @@ def read_corpora(manifest: Path, weights: dict[str, float], bundle: Bundle, cach
         labels = [_labels(entry, bundle) for entry in entries]
         features = _cached_features(name, manifest.parent, entries, bundle.features, cache)
         kept = [i for i, (f, y) in enumerate(zip(features, labels, strict=True)) if _usable(f, y)]
-        log.info("%s: %d of %d utterances, %.2f h", name, len(kept), len(entries),
-                 sum(len(features[i]) for i in kept) * bundle.grid.hop_s / 3600)
-        frames = [_frame_labels(entry, len(f), bundle) for entry, f in zip(entries, features, strict=True)]
-        picked = [[values[i] for i in kept] for values in (features, labels, frames)]
-        corpora.append(Corpus(name, *picked, weights[name]))
+        log.info(
+            "%s: %d of %d utterances, %.2f h",
+            name,
+            len(kept),
+            len(entries),
+            sum(len(features[i]) for i in kept) * bundle.grid.hop_s / 3600,
+        )
+        spans = [_spans(entry, len(y), bundle) for entry, y in zip(entries, labels, strict=True)]
+        corpora.append(
+            Corpus(
+                name,
+                features=[features[i] for i in kept],
+                labels=[labels[i] for i in kept],
+                spans=[spans[i] for i in kept],
+                weight=weights[name],
+            )
+        )
     return corpora
 
 
 def _labels(entry: dict, bundle: Bundle) -> np.ndarray:
+    """Label ids of an utterance; none where a word cannot be pronounced, so that it is left out."""
     if "phones" in entry:
         return bundle.ids(tuple(phone[2] for phone in entry["phones"]))
-    from gradalign.lexicon import Lexicon
-    from gradalign.text import words
-
-    lexicon, phones = _lexicon(Lexicon), []
-    for word in words(entry["text"]):
-        for spoken in word.spoken:
-            variants = lexicon.pronunciations(spoken)
-            if not variants:
-                return np.zeros(0, np.int32)
-            phones += variants[0].phones
-    return bundle.ids(tuple(phones))
+    transcript = Transcript.from_text(entry["text"])
+    if len(set(transcript.word_of_label)) < len(transcript.words):
+        return np.zeros(0, np.int32)
+    return bundle.ids(transcript.labels)
 
 
-_LEXICON = []
-
-
-def _frame_labels(entry: dict, n_frames: int, bundle: Bundle) -> np.ndarray:
-    """What is said at the centre of each encoder frame, by the manifest's exact times."""
-    n = -(-n_frames // bundle.network.config.subsampling)
+def _spans(entry: dict, n_labels: int, bundle: Bundle) -> np.ndarray:
+    """Start and end of each label in feature frames by the manifest's exact times."""
     if "phones" not in entry:
-        return np.full(n, -1, np.int32)
-    found = np.zeros(n, np.int32)
-    grid = bundle.encoder_grid
-    for start, end, phone in entry["phones"]:
-        found[grid.frame_at(start + grid.hop_s / 2) : grid.frame_at(end + grid.hop_s / 2)] = bundle.ids((phone,))
-    return found
-
-
-def _lexicon(make):
-    if not _LEXICON:
-        _LEXICON.append(make())
-    return _LEXICON[0]
+        return np.full((n_labels, 2), -1, np.float32)
+    times = np.array([phone[:2] for phone in entry["phones"]], np.float32)
+    return times / np.float32(bundle.grid.hop_s)
 
 
 def _usable(features: np.ndarray, labels: np.ndarray) -> bool:
@@ -129,9 +123,7 @@ def _usable(features: np.ndarray, labels: np.ndarray) -> bool:
     return 0 < len(labels) + repeats <= len(features) / 4 * 0.9 and len(features) <= BUCKETS[-1].frames
 
 
-def _cached_features(
-    name: str, root: Path, entries: list[dict], config: LogMel, cache: Path
-) -> list[np.ndarray]:
+def _cached_features(name: str, root: Path, entries: list[dict], config: LogMel, cache: Path) -> list[np.ndarray]:
     """Features of each entry from one flat file, made on first use."""
     flat, lengths = cache / f"{name}.npy", cache / f"{name}.lengths.npy"
     if not lengths.exists():
@@ -171,7 +163,7 @@ def batches(corpora: list[Corpus], seed: int, *, easy: int = 0) -> Iterator[Batc
 def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, join: bool, rng: np.random.Generator):
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    frames: list[np.ndarray] = []
+    spans: list[np.ndarray] = []
     room, room_labels, misses = bucket.frames, bucket.labels, 0
     while misses < 6:
         corpus = corpora[rng.choice(len(corpora), p=weights)]
@@ -182,23 +174,22 @@ def _example(corpora: list[Corpus], weights: np.ndarray, bucket: Bucket, join: b
             if misses == 6 and not features:
                 misses = 0
             continue
+        before = sum(len(part) for part in features)
         features.append(f)
         labels.append(y)
-        frames.append(corpus.frame_labels[i])
+        spans.append(np.where(corpus.spans[i] < 0, -1, corpus.spans[i] + before))
         room, room_labels = room - len(f), room_labels - len(y)
         if not join:
             break
-    # Joined utterances start anywhere between two encoder frames: their times no longer fall on the grid.
-    known = frames[0] if len(frames) == 1 else np.zeros(0, np.int32)
-    return np.concatenate(features), np.concatenate(labels), known
+    return np.concatenate(features), np.concatenate(labels), np.concatenate(spans)
 
 
 def _padded(examples: list, bucket: Bucket) -> Batch:
     first = examples[0][0]
     features = np.zeros((len(examples), bucket.frames, first.shape[1]), np.float32)
     labels = np.zeros((len(examples), bucket.labels), np.int32)
-    frame_labels = np.full((len(examples), bucket.frames // 4), -1, np.int32)
-    for row, (f, y, known) in enumerate(examples):
-        features[row, : len(f)], labels[row, : len(y)], frame_labels[row, : len(known)] = f, y, known
+    spans = np.full((len(examples), bucket.labels, 2), -1, np.float32)
+    for row, (f, y, times) in enumerate(examples):
+        features[row, : len(f)], labels[row, : len(y)], spans[row, : len(y)] = f, y, times
     sizes = np.array([[len(f), len(y)] for f, y, _ in examples], np.int32)
-    return Batch(features, sizes[:, 0], labels, sizes[:, 1], frame_labels)
+    return Batch(features, sizes[:, 0], labels, sizes[:, 1], spans)

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from gradalign.bundle import Bundle, flat_params, save
+from gradalign.bundle import Bundle, save
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
@@ -29,24 +29,26 @@ from gradalign.training.data import Batch, batches, read_corpora
 
 CTC_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
-FRAME_WEIGHT = 1.0
+AUGMENTED = 0.6
 EMA = 0.998
 
 
 def losses(
-    network: AED, batch: Batch, key: jax.Array, strength: jax.Array
+    network: AED, batch: Batch, key: jax.Array, strength: jax.Array, guide: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss a label: smoothed cross-entropy of the decoder and CTC, and the decoder's accuracy."""
     n = batch.features.shape[0]
     keys = jax.random.split(key, (n, 3))
-    features, n_frames = batch.features, batch.n_frames
-    features, n_frames = jax.vmap(augment, (0, 0, None, 0))(features, n_frames, strength, keys[:, 0])
-    position = jnp.floor(jax.vmap(jax.random.uniform)(keys[:, 1]) * 300.0) * (strength > 0)
+    features, n_frames = jnp.asarray(batch.features), jnp.asarray(batch.n_frames)
+    features, n_frames, rates = jax.vmap(augment, (0, 0, None, 0))(features, n_frames, strength, keys[:, 0])
+    # Half of the examples start at position 0, as all do later; the others at positions that only long
+    # recordings reach.
+    position = jnp.floor(jnp.maximum(jax.vmap(jax.random.uniform)(keys[:, 1]) * 600.0 - 300.0, 0.0)) * (strength > 0)
 
     def one(x, t, y, p, k):
         return network.training_log_probs(x, t, y, p, k)
 
-    log_probs, ctc_log_probs = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
+    log_probs, ctc_log_probs, attention = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
     n_positions = batch.labels.shape[1] + 1
     at = jnp.arange(n_positions)[None, :]
     counted = at <= batch.n_labels[:, None]
@@ -57,19 +59,44 @@ def losses(
     attention_loss = -(smoothed * counted).sum() / total
     frame_pad = jnp.arange(ctc_log_probs.shape[1])[None, :] >= -(-n_frames // 4)[:, None]
     label_pad = jnp.arange(batch.labels.shape[1])[None, :] >= batch.n_labels[:, None]
-    ctc = optax.ctc_loss(
-        ctc_log_probs, frame_pad.astype(jnp.float32), batch.labels, label_pad.astype(jnp.float32)
-    )
+    ctc = optax.ctc_loss(ctc_log_probs, frame_pad.astype(jnp.float32), batch.labels, label_pad.astype(jnp.float32))
     ctc_loss = jnp.minimum(ctc, 20.0 * batch.n_labels).sum() / total
     right = ((log_probs.argmax(-1) == target) & counted).sum() / counted.sum()
     loss = (1 - CTC_WEIGHT) * attention_loss + CTC_WEIGHT * ctc_loss
-    # Until augmentation starts, exact times of synthetic speech tell the encoder what a phone is; without
-    # them it spends its first thousand steps predicting blank.
-    known = batch.frame_labels >= 0
-    spoken = jnp.take_along_axis(ctc_log_probs, jnp.maximum(batch.frame_labels, 0)[:, :, None], axis=2)[:, :, 0]
-    frame_loss = -(spoken * known).sum() / jnp.maximum(known.sum(), 1)
-    loss = loss + jnp.where(strength > 0, 0.0, FRAME_WEIGHT) * frame_loss
-    return loss, {"loss": loss, "frame": frame_loss, "attention": attention_loss, "ctc": ctc_loss, "accuracy": right}
+    frame_loss, guide_loss = timing_losses(batch, rates, ctc_log_probs, attention)
+    loss = loss + guide * (frame_loss + guide_loss)
+    return loss, {
+        "loss": loss,
+        "frame": frame_loss,
+        "guide": guide_loss,
+        "attention": attention_loss,
+        "ctc": ctc_loss,
+        "accuracy": right,
+    }
+
+
+def timing_losses(
+    batch: Batch, rates: jax.Array, ctc_log_probs: jax.Array, attention: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What exact times teach a network that does not know speech yet; both are a mean over labels.
+
+    Without them the CTC head predicts blank for its first thousand steps, and attention wanders for
+    thousands more. The trainer takes them away early on: no shipped evidence is trained on times.
+
+    Returns:
+        The cross-entropy of the CTC head inside labels, and minus the log of the attention mass that
+        falls on the label or at most two encoder frames beside it.
+    """
+    spans = batch.spans / rates[:, None, None]
+    known = (batch.spans[:, :, 0] >= 0)[:, :, None]
+    centre = 4.0 * jnp.arange(ctc_log_probs.shape[1])[None, None, :]
+    inside = known & (spans[:, :, :1] <= centre) & (centre < spans[:, :, 1:])
+    spoken = jnp.take_along_axis(ctc_log_probs, batch.labels[:, None, :], axis=2).transpose(0, 2, 1)
+    frame_loss = -(spoken * inside).sum() / jnp.maximum(inside.sum(), 1)
+    near = known & (spans[:, :, :1] - 8.0 <= centre) & (centre < spans[:, :, 1:] + 8.0)
+    mass = (attention[:, :-1] * near).sum(-1)
+    guide_loss = -(jnp.log(mass + 0.01) * known[:, :, 0]).sum() / jnp.maximum(known.sum(), 1)
+    return frame_loss, guide_loss
 
 
 def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
@@ -79,11 +106,21 @@ def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformat
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
-def train_step(graph: Any, tx: Any, params: Any, averaged: Any, moments: Any, batch: Any, key: jax.Array, strength: jax.Array):
+def train_step(
+    graph: Any,
+    tx: Any,
+    params: Any,
+    averaged: Any,
+    moments: Any,
+    batch: Any,
+    key: jax.Array,
+    strength: jax.Array,
+    guide: jax.Array,
+):
     """One update; returns new parameters, their running mean, optimizer state and metrics."""
 
     def loss_of(params):
-        return losses(nnx.merge(graph, params), Batch(*batch), key, strength)
+        return losses(nnx.merge(graph, params), Batch(*batch), key, strength, guide)
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
     metrics["grad_norm"] = optax.global_norm(grads)
@@ -131,10 +168,17 @@ def train(args: argparse.Namespace) -> None:
     started, window, frames = time.time(), [], 0
     for step in range(1, args.steps + 1):
         batch = next(stream)
-        arrays = (batch.features, batch.n_frames, batch.labels, batch.n_labels, batch.frame_labels)
+        arrays = (batch.features, batch.n_frames, batch.labels, batch.n_labels, batch.spans)
         params, averaged, moments, metrics = train_step(
-            graph, tx, params, averaged, moments, arrays, jax.random.fold_in(key, step),
-            jnp.float32(0.9 * np.clip((step - args.easy) / max(args.easy, 1), 0, 1)),
+            graph,
+            tx,
+            params,
+            averaged,
+            moments,
+            arrays,
+            jax.random.fold_in(key, step),
+            jnp.float32(AUGMENTED * np.clip((step - args.easy) / max(args.easy, 1), 0, 1)),
+            jnp.float32(np.clip(2 - step / max(args.guided, 1), 0, 1)),
         )
         values = {k: float(v) for k, v in metrics.items()}
         if not np.isfinite(values["loss"]):
@@ -157,16 +201,31 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, metavar="MANIFEST:SET=WEIGHT,...",
-                        help="manifests and the share of batches drawn from each of their sets")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="MANIFEST:SET=WEIGHT,...",
+        help="manifests and the share of batches drawn from each of their sets",
+    )
     parser.add_argument("--out", required=True, help="folder for checkpoints and metrics.jsonl")
     parser.add_argument("--cache", required=True, help="folder for cached features")
     parser.add_argument("--name", default="en-us", help="name of the model")
     parser.add_argument("--init", help="model to start from")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--warmup", type=int, default=500)
-    parser.add_argument("--easy", type=int, default=600,
-                        help="first steps with single short utterances and no augmentation, which then grows as long")
+    parser.add_argument(
+        "--easy",
+        type=int,
+        default=600,
+        help="first steps with single short utterances and no augmentation, which then grows as long",
+    )
+    parser.add_argument(
+        "--guided",
+        type=int,
+        default=600,
+        help="first steps that learn from exact times; the same number again fades this out",
+    )
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--report", type=int, default=20, help="steps between printed metrics")
     parser.add_argument("--save", type=int, default=250, help="steps between checkpoints")

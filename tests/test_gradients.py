@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from gradalign.saliency import saliency
+from gradalign.gradients import saliency
 
 N_FRAMES, DIM, N_LABELS = 6, 4, 5
 
