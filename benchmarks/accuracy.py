@@ -148,16 +148,18 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                         recording.audio, recording.text, model=bundle, method=cast(Method, method), keep_evidence=False
                     )
             except GradalignError as error:
+                # A method that gives up is charged: all units of the recording are missing.
                 failures.setdefault(f"{recording.group}: {method}", []).append(f"{recording.name}: {error}")
-                continue
-            if out is not None:
+                found = None
+            if out is not None and found is not None:
                 folder = out / method / recording.group.split()[0]
                 folder.mkdir(parents=True, exist_ok=True)
                 io.write(found, folder / f"{recording.name}.json", overwrite=True)
             here = results.setdefault(recording.group, {}).setdefault(method, {})
             for tier in recording.reference:
-                if tier.name in [t.name for t in found.tiers]:
-                    here.setdefault(tier.name, []).append(compare(tier, found, tier=tier.name))
+                if found is None or tier.name in [t.name for t in found.tiers]:
+                    units = Tier(tier.name, ()) if found is None else found
+                    here.setdefault(tier.name, []).append(compare(tier, units, tier=tier.name))
         if sys.stderr.isatty() or number % 50 == 0:
             end = "\r" if sys.stderr.isatty() else "\n"
             print(f"{number}/{len(recordings)} recordings, {time.time() - started:.0f} s", file=sys.stderr, end=end)

@@ -1,0 +1,56 @@
+"""The accuracy benchmark on a manifest of its own: references planted where one method must find them."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+
+from gradalign import bundle as bundles
+from gradalign.aligner import align
+from gradalign.bundle import Bundle
+from gradalign.features import LogMel
+from gradalign.lexicon import PHONES
+from gradalign.nn.aed import AED
+from gradalign.nn.config import AEDConfig
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "accuracy.py"
+
+
+def test_a_method_that_equals_the_reference_has_no_error(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = AEDConfig(
+        dim=16, heads=2, encoder_layers=2, decoder_layers=1, feed_forward_dim=32, conv_kernel=5, stem_channels=4
+    )
+    model = Bundle("random", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
+    bundles.save(model, tmp_path / "model")
+    manifest, refs = [], []
+    for name in ("a", "b"):
+        samples = (0.1 * rng.normal(size=32_000)).astype(np.float32)
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+        truth = align(samples, "the cat sat", model=model, method="equal")
+        words = [[w.start, w.end, w.label] for w in truth.tier("words")]
+        manifest.append({"audio_filepath": f"{name}.wav", "text": "the cat sat", "set": "s", "id": name})
+        refs.append({"set": "s", "id": name, "kind": "exact", "words": words})
+    manifest.append({"audio_filepath": "missing.wav", "text": "the cat", "set": "s", "id": "c"})
+    refs.append({"set": "s", "id": "c", "kind": "exact", "words": [[0.0, 1.0, "the"]]})
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, manifest)))
+    (tmp_path / "m_refs.jsonl").write_text("\n".join(map(json.dumps, refs)))
+    argv = ["--no-synthetic", "--manifest", str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model")]
+    argv += ["--methods", "equal", "ctc", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", *argv])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    groups = json.loads((tmp_path / "out.json").read_text())["groups"]
+    equal, ctc = (groups["s (exact)"][method]["words"] for method in ("equal", "ctc"))
+    assert equal["tse_s"] == 0.0
+    assert equal["n_reference"] == ctc["n_reference"] == 7
+    assert equal["n_missing"] == ctc["n_missing"] == 1  # of the recording that failed
+    assert ctc["tse_s"] > 0.05
+    shown = capsys.readouterr().out
+    assert "### s (exact), words: 3 recordings, 7 words" in shown
+    assert "s (exact): equal: 1 failed" in shown
