@@ -10,6 +10,7 @@ beside it in ``<name>_refs.jsonl`` (or ``--refs``): ``set``, ``id``, ``kind`` an
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                 io.write(found, folder / f"{recording.name}.json", overwrite=True)
             here = results.setdefault(recording.group, {}).setdefault(method, {})
             for tier in recording.reference:
-                if found is None or tier.name in [t.name for t in found.tiers]:
+                if tier.name == "words" or method != "pocketsphinx":
                     units = Tier(tier.name, ()) if found is None else found
                     here.setdefault(tier.name, []).append(compare(tier, units, tier=tier.name))
         if sys.stderr.isatty() or number % 50 == 0:
@@ -242,7 +243,22 @@ def main() -> None:
             group: {m: {tier: c.to_dict() for tier, c in tiers.items()} for m, tiers in by_method.items()}
             for group, by_method in found["pooled"].items()
         }
-        args.json.write_text(json.dumps({"model": bundle.name, "groups": measures, **found["failures"]}, indent=1))
+        args.json.write_text(json.dumps(_about(bundle) | {"groups": measures, "failures": found["failures"]}, indent=1))
+
+
+def _about(bundle: Bundle) -> dict[str, str]:
+    """What the figures belong to."""
+    import datetime
+    import platform
+    from importlib.metadata import version
+
+    return {
+        "model": bundle.name,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "jax": version("jax"),
+    }
 
 
 def _available() -> list[str]:

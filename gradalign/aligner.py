@@ -19,6 +19,7 @@ from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.features import log_mel_padded
 from gradalign.gradients import Reduction, saliency
+from gradalign.io._files import read_text
 from gradalign.lattice import Topology, check_feasible, spans, viterbi
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.timing import FrameGrid
@@ -27,13 +28,15 @@ from gradalign.transcript import Transcript
 # Each padded shape is compiled once, so there are few of them.
 FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
 LABEL_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
+QUIET = 0.1
+"""Recordings whose largest sample is below this are amplified."""
 CHUNK_BYTES = 1 << 30
 """Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
 
 
 def align(
     audio: str | Path | np.ndarray,
-    transcript: str | Transcript,
+    transcript: str | Path | Transcript,
     *,
     model: str | Path | Bundle = bundles.DEFAULT,
     method: Method = "gradient",
@@ -47,7 +50,8 @@ def align(
 
     Args:
         audio: A file, or mono samples in [-1, 1].
-        transcript: The words that are said, as people write them; or a `Transcript` with labels.
+        transcript: The words that are said, as people write them; a `pathlib.Path` of a text file with
+            them (a str is never a path here); or a `Transcript` with labels.
         model: Name of a model that comes with the package, a model folder, or a loaded `Bundle`.
         method: "gradient" (saliency of each label's log-probability), "ctc" (plain forced alignment
             from the CTC head), "attention" (cross-attention with dynamic time warping), or "equal"
@@ -74,6 +78,8 @@ def align(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    if isinstance(transcript, Path):
+        transcript = read_text(transcript)
     if isinstance(transcript, str):
         transcript = Transcript.from_text(transcript)
     waveform = _waveform(audio, sample_rate, channel, bundle)
@@ -150,9 +156,9 @@ def _check_scores(transcript, scores, silence, topology, grid, duration) -> None
         raise ValueError(f"silence has {len(silence)} frames, the scores have {n_frames}; give one score a frame")
     if len(topology.skip_allowed) != n_labels:
         raise ValueError(f"the topology is for {len(topology.skip_allowed)} labels, the transcript has {n_labels}")
-    if grid.edge_s(n_frames - 1) >= duration:
+    if not grid.edge_s(n_frames - 1) < duration <= grid.edge_s(n_frames) + grid.hop_s:
         raise ValueError(
-            f"{n_frames} frames of {grid.hop_s} s do not fit into {duration} s: the last one starts at "
+            f"{n_frames} frames of {grid.hop_s} s do not go with {duration} s: the last one starts at "
             f"{grid.edge_s(n_frames - 1):.3f} s; check the grid and the duration"
         )
     # Far below any log-probability the lattice cannot tell a score from a forbidden move.
@@ -304,14 +310,22 @@ def _n_frames(n_features: int, depth: int, bundle: Bundle) -> int:
 
 def _waveform(audio, sample_rate: int | None, channel: int | None, bundle: Bundle) -> np.ndarray:
     """Samples at the model's rate, checked and not too long."""
-    rate = bundle.features.sample_rate
+    rate, longest = bundle.features.sample_rate, bundle.max_duration_s
     if isinstance(audio, np.ndarray):
         if audio.ndim != 1:
             raise AlignmentError(f"expected mono samples, shape (samples,), got shape {audio.shape}; pick a channel")
+        if not np.issubdtype(audio.dtype, np.floating):
+            raise AlignmentError(
+                f"expected samples as floats in [-1, 1], got {audio.dtype}; divide 16-bit integers by 32768"
+            )
         checked = audio_files.check(np.asarray(audio, np.float32))
         waveform = audio_files.resample(checked, sample_rate or rate, rate)
     else:
-        waveform = audio_files.read(audio, channel=channel, sample_rate=rate)
+        waveform = audio_files.read(audio, channel=channel, sample_rate=rate, max_duration_s=longest)
+    # Models hear speech of an ordinary level in training; what is 20 dB below that is brought up to it.
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if 0 < peak < QUIET:
+        waveform = waveform * np.float32(0.5 / peak)
     if len(waveform) / rate > bundle.max_duration_s:
         raise AlignmentError(
             f"the recording is {len(waveform) / rate:.0f} s long, model {bundle.name!r} takes at most "

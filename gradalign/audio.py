@@ -11,8 +11,16 @@ SAMPLE_RATE = 16_000
 """Rate of every waveform inside the package, in samples a second."""
 
 
+SILENT = 2e-4
+"""Peak-to-peak range of what is called silence: a few steps of 16-bit samples, 74 dB below full scale."""
+
+
 def read(
-    path: str | Path, *, channel: int | None = None, sample_rate: int = SAMPLE_RATE
+    path: str | Path,
+    *,
+    channel: int | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    max_duration_s: float | None = None,
 ) -> Float[np.ndarray, " samples"]:
     """A recording as mono float32 samples in [-1, 1].
 
@@ -20,10 +28,11 @@ def read(
         path: A file that soundfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), of any rate.
         channel: Which channel to take, counted from 0; None averages all of them.
         sample_rate: Rate wanted, in samples a second; other rates are resampled (soxr, high quality).
+        max_duration_s: Longest recording to take; a longer one is refused before it is read.
 
     Raises:
         FormatError: If the file is missing, a directory, empty, unreadable, or lacks the channel.
-        AlignmentError: If it holds no samples, or samples that are not finite.
+        AlignmentError: If it is too long or silent, or holds no samples, or some that are not finite.
     """
     import soundfile
 
@@ -35,8 +44,15 @@ def read(
     if path.stat().st_size == 0:
         raise FormatError(f"{path} is empty (0 bytes); expected an audio file")
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        with soundfile.SoundFile(path) as file:
+            rate, length_s = file.samplerate, file.frames / file.samplerate
+            if max_duration_s is not None and length_s > max_duration_s:
+                raise AlignmentError(
+                    f"{path} is {length_s:.0f} s long, at most {max_duration_s:.0f} s can be aligned in one piece; "
+                    "split it and its transcript at pauses"
+                )
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
         raise FormatError(
             f"{path} could not be read as audio ({error}); expected WAV, FLAC, Ogg, Opus or MP3. "
             "Convert it first, for example with: ffmpeg -i INPUT output.wav"
@@ -65,13 +81,20 @@ def check(samples: Float[np.ndarray, " samples"], *, name: str = "waveform") -> 
         name: What to call them in a message.
 
     Raises:
-        AlignmentError: If there are none, some are not finite, or all are equal (digital silence).
+        AlignmentError: If there are none, some are not finite, all lie within `SILENT` of each other, or
+            some are far outside [-1, 1].
     """
     if not len(samples):
         raise AlignmentError(f"{name} holds 0 samples; expected speech")
     bad = int((~np.isfinite(samples)).sum())
     if bad:
         raise AlignmentError(f"{name} holds {bad} samples that are NaN or infinite of {len(samples)}; repair the file")
-    if np.ptp(samples) == 0:
-        raise AlignmentError(f"{name} is silent: all {len(samples)} samples equal {samples[0]}; expected speech")
+    if np.ptp(samples) < SILENT:
+        raise AlignmentError(
+            f"{name} is silent: all {len(samples)} samples lie within {np.ptp(samples):.1g} of each other; expected "
+            "speech (of stereo, perhaps in one channel only)"
+        )
+    peak = float(np.abs(samples).max())
+    if peak > 100:
+        raise AlignmentError(f"{name} reaches {peak:.0f}; expected samples in [-1, 1], so divide integers by 32768")
     return samples

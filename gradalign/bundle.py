@@ -81,7 +81,8 @@ def folder_of(name_or_path: str | Path) -> Path:
         return given
     here = Path(__file__).parent
     # An installed wheel holds the models inside the package, a checkout beside it.
-    shipped = [root for root in (here / "models", here.parent / "models") if root.is_dir()]
+    roots = [here / "models"] + [here.parent / "models"] * (here.parent / "pyproject.toml").is_file()
+    shipped = [root for root in roots if root.is_dir()]
     for root in shipped:
         if (root / str(name_or_path) / "config.json").is_file():
             return root / str(name_or_path)
@@ -144,6 +145,10 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
     save_file(params, folder / "params.safetensors")
+    # The library writes for the owner alone; a model is for everybody who may read its folder.
+    (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
+    if bundle.card:
+        (folder / "card.md").write_text(bundle.card, "utf-8")
 
 
 def flat_params(network: nnx.Module) -> dict[str, jax.Array]:

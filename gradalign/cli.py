@@ -4,6 +4,7 @@ Nothing heavy is imported before it is needed, so that help and wrong paths are 
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         version leave by SystemExit as argparse does.
     """
     args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a word in another alphabet must not stop a run on a narrow terminal
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is loaded: no notes on CPU features
     try:
         return args.run(args)

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed, so that help and wrong paths are 
 import argparse
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from gradalign.alignment import Alignment
     from gradalign.bundle import Bundle
     from gradalign.corpus import Outcome
+    from gradalign.evaluation import FilePair
+    from gradalign.metrics import Comparison
 
 _PROSE = (".txt", ".lab", ".text", ".md", ".json", ".ctm", ".textgrid", ".wav", ".flac", ".mp3", ".ogg", ".opus")
-"""A TEXT of one word that ends like this is meant to be a file."""
+"""A TEXT of one word, or with a slash, that ends like this is meant to be a file."""
 
 
 def align(args: argparse.Namespace) -> int:
@@ -34,7 +37,9 @@ def align(args: argparse.Namespace) -> int:
     target = None if args.output == "-" else _target(args, audio, outputs.SUFFIX[format])
     alignment = _align_one(args, _bundle(args), audio, transcript)
     if target is None:
-        print(outputs.as_text(alignment, format, args.tier, name=audio.stem), end="")
+        # A file's bytes, whatever the terminal's encoding.
+        sys.stdout.buffer.write(outputs.as_text(alignment, format, args.tier, name=audio.stem).encode("utf-8"))
+        sys.stdout.flush()
     else:
         outputs.writer(format, args.tier, overwrite=args.overwrite)(alignment, target)
     report_one(audio, alignment, target, quiet=args.quiet)
@@ -90,7 +95,8 @@ def evaluate(args: argparse.Namespace) -> int:
             comparisons.append(compare_files(pair, tier=args.tier, match=args.match))
         except GradalignError as error:
             failed += 1
-            say("error", str(error))
+            say("error", f"{error}; all units of its reference count as missing")
+            comparisons += _missing(pair, args)
     if not comparisons:
         return 1
     pooled = Comparison.pooled(comparisons)
@@ -101,6 +107,16 @@ def evaluate(args: argparse.Namespace) -> int:
         measures = {"tier": args.tier, "match": args.match, **pooled.to_dict()}
         write_text(args.json, json.dumps(measures, indent=1) + "\n", overwrite=args.overwrite)
     return int(failed > 0 or not files.complete)
+
+
+def _missing(pair: "FilePair", args: argparse.Namespace) -> "list[Comparison]":
+    """A hypothesis that cannot be read is charged like one that is not there; nothing if it is the reference."""
+    from gradalign.evaluation import FilePair, compare_files
+
+    try:
+        return [compare_files(FilePair(pair.reference, None), tier=args.tier, match=args.match)]
+    except GradalignError:
+        return []
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -127,11 +143,10 @@ def info(args: argparse.Namespace) -> int:
 
     bundle = bundles.load(args.model)
     config, features = bundle.network.config, bundle.features
-    size = sum(int(values.size) for values in bundles.flat_params(bundle.network).values())
     rows = {
         "model": bundle.name,
         "folder": bundles.folder_of(args.model),
-        "parameters": f"{size:,}",
+        "parameters": f"{bundle.network.n_parameters():,}",
         "encoder": f"{config.encoder_layers} Conformer blocks of width {config.dim}, {config.heads} heads",
         "decoder": f"{config.decoder_layers} Transformer layers",
         "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
@@ -171,7 +186,8 @@ def _transcript(args: argparse.Namespace, audio: Path) -> str:
         return corpus.read_transcript(beside)
     text: str = args.text
     is_path = os.path.exists(text)
-    looks_like_path = len(text.split()) == 1 and text.lower().endswith(_PROSE)
+    one_name = len(text.split()) == 1 or "/" in text or os.sep in text
+    looks_like_path = one_name and text.lower().endswith(_PROSE)
     return corpus.read_transcript(Path(text)) if is_path or looks_like_path else text
 
 

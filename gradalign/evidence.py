@@ -77,7 +77,7 @@ def silence_score(
     scores: Scores,
     *,
     kind: Literal["flipped", "zscore"] = "flipped",
-    percentile: float = 80.0,
+    percentile: float = 65.0,
     kappa: float = 1.5,
     n_labels: int | Int[Array, ""] | None = None,
     n_frames: int | Int[Array, ""] | None = None,

@@ -1,5 +1,6 @@
 """A transcript as the aligner sees it: words of the text, their labels, and where silence may lie."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,6 +8,8 @@ from functools import lru_cache
 from gradalign.errors import AlignmentError
 from gradalign.lexicon import Lexicon, Pronunciation
 from gradalign.text import Word, words
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,14 @@ class Transcript:
                 word_of_label += [index] * len(phones)
                 unit_of_label += [len(variants)] * len(phones)
                 variants.append(pronunciations)
+        guessed = sum(v[0].source == "g2p" for v in variants)
+        if guessed > 2 and guessed > len(variants) / 2:
+            _log.warning(
+                "%d of %d words are in no English dictionary and their pronunciation was guessed: is %s English?",
+                guessed,
+                len(variants),
+                _short(text),
+            )
         if not labels:
             raise AlignmentError(
                 f"no word of the transcript can be pronounced as English: {_short(text)}; expected English text in "

@@ -1,5 +1,6 @@
 """The aligner: planted answers through `place`, and what must hold for any network through `align`."""
 
+from pathlib import Path
 from typing import get_args
 
 import jax
@@ -174,11 +175,27 @@ def test_too_long_a_recording_says_what_to_do(bundle: Bundle, rng: np.random.Gen
         (np.zeros(16_000, np.float32), "silent"),
         (np.full(16_000, np.nan, np.float32), "NaN or infinite"),
         (np.ones((2, 100), np.float32), "mono"),
+        (np.array([-1e-5, 3e-5] * 8000, np.float32), "silent"),
+        (np.arange(16_000, dtype=np.int16), "as floats in .* got int16; divide"),
+        (np.arange(16_000, dtype=np.float32), "reaches 15999; expected samples in"),
     ],
 )
 def test_bad_samples_are_refused(bundle: Bundle, samples: np.ndarray, message: str):
     with pytest.raises(AlignmentError, match=message):
         align(samples, "cat", model=bundle)
+
+
+def test_quiet_recordings_are_amplified(bundle: Bundle, speech: np.ndarray):
+    loud = speech * np.float32(0.5 / np.abs(speech).max())
+    quiet = align(loud * np.float32(1e-3), "cat sat", model=bundle)
+    for a, b in zip(quiet.tier("phones"), align(loud, "cat sat", model=bundle).tier("phones"), strict=True):
+        assert (a.start, a.end) == (b.start, b.end)
+
+
+def test_a_path_is_read_as_the_transcript(bundle: Bundle, speech: np.ndarray, tmp_path: Path):
+    (tmp_path / "t.txt").write_text("cat sat\n")
+    found = align(speech, tmp_path / "t.txt", model=bundle, method="equal")
+    assert [w.label for w in found.tier("words")] == ["cat", "sat"]
 
 
 def test_scores_that_are_not_finite_are_refused():
@@ -200,7 +217,7 @@ def test_parts_that_do_not_belong_together_are_refused():
         place(transcript, scores, silence[:5], grid=GRID, duration=0.2)
     with pytest.raises(ValueError, match="topology is for 3 labels, the transcript has 2"):
         place(transcript, scores, silence, grid=GRID, duration=0.2, topology=Topology.free(3))
-    with pytest.raises(ValueError, match=r"20 frames of 0.01 s do not fit into 0.05 s"):
+    with pytest.raises(ValueError, match=r"20 frames of 0.01 s do not go with 0.05 s"):
         place(transcript, scores, silence, grid=GRID, duration=0.05)
 
 

@@ -126,7 +126,7 @@ def test_samples_that_are_not_finite_are_counted(write, bad, rate):
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("level", [0.0, 0.25])
 def test_digital_silence_is_named(write, level, rate):
-    with pytest.raises(AlignmentError, match=f"is silent: all {rate // 2} samples equal {level}"):
+    with pytest.raises(AlignmentError, match=f"is silent: all {rate // 2} samples lie within"):
         audio.read(write(np.full(rate // 2, level, np.float32), rate))
 
 

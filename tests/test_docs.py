@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from gradalign import cli
-from gradalign.bundle import DEFAULT, folder_of
-from gradalign.errors import FormatError
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-EXECUTED = {"README.md": True, "docs/quickstart.md": True, "docs/extending.md": False}
-"""Pages whose Python code is run, and whether it needs the default model."""
+EXECUTED = ("README.md", "docs/quickstart.md", "docs/extending.md")
+"""Pages whose Python code is run."""
 
 
 def name_of(page: Path) -> str:
@@ -53,11 +51,6 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 def test_python_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     found = blocks(ROOT / page, "python")
     assert found
-    if EXECUTED[page]:
-        try:
-            folder_of(DEFAULT)
-        except FormatError:
-            pytest.skip(f"{page} needs the model {DEFAULT!r}, which is not there yet")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}

@@ -57,6 +57,14 @@ def test_text_that_cannot_be_aligned_says_why(text: str, message: str):
         Transcript.from_text(text)
 
 
+def test_a_text_in_another_language_of_the_same_alphabet_gets_a_warning(caplog: pytest.LogCaptureFixture):
+    Transcript.from_text("Przepraszam, gdzie znajduje się najbliższa przychodnia?")
+    assert "words are in no English dictionary" in caplog.text
+    caplog.clear()
+    Transcript.from_text("The Przewalski horse grazes on the steppe.")
+    assert not caplog.text
+
+
 def test_units_of_your_own_make_a_transcript():
     found = Transcript.from_units([("ab", ["a", "b"]), ("c", ["c"])])
     assert found.text == "ab c"

@@ -1,6 +1,6 @@
 """The attention encoder-decoder with a CTC head: the joints the rest of the package plugs into."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ FEATURES_LEAF = -1
 """Depth of the log-mel frames; 0 is the stem's output and ``k`` that of block ``k``, counted from 1."""
 
 
-class Intermediates(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Intermediates:
     """What a teacher-forced pass computed on the way; all for one utterance.
 
     Attributes:

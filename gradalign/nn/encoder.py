@@ -1,6 +1,6 @@
 """The Conformer encoder (Gulati et al. 2020): subsampling stem and a stack of identical blocks."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,9 @@ class ConformerBlock(nnx.Module):
         return self.norm(x), weights
 
 
-class EncoderTrace(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EncoderTrace:
     """What happened inside the encoder.
 
     Attributes:

@@ -1,6 +1,7 @@
 """Training examples: features cached from manifests, joined to buckets of a few fixed shapes."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -125,7 +126,9 @@ def _usable(features: np.ndarray, labels: np.ndarray) -> bool:
 
 def _cached_features(name: str, root: Path, entries: list[dict], config: LogMel, cache: Path) -> list[np.ndarray]:
     """Features of each entry from one flat file, made on first use."""
-    flat, lengths = cache / f"{name}.npy", cache / f"{name}.lengths.npy"
+    paths = [entry["audio_filepath"] for entry in entries]
+    key = hashlib.sha256(json.dumps([str(root.resolve()), paths, dataclasses.astuple(config)]).encode()).hexdigest()
+    flat, lengths = cache / f"{name}-{key[:12]}.npy", cache / f"{name}-{key[:12]}.lengths.npy"
     if not lengths.exists():
         cache.mkdir(parents=True, exist_ok=True)
         parts = [features_of(audio.read(root / entry["audio_filepath"]), config) for entry in entries]

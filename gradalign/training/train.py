@@ -19,8 +19,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from gradalign.bundle import Bundle, save
+from gradalign.bundle import Bundle, load, save
 from gradalign.features import LogMel
+from gradalign.gradients import saliency
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
@@ -30,11 +31,12 @@ from gradalign.training.data import Batch, batches, read_corpora
 CTC_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
 AUGMENTED = 0.6
-EMA = 0.998
+SALIENCY_EXAMPLES = 10
+SALIENCY_LABELS = 4
 
 
 def losses(
-    network: AED, batch: Batch, key: jax.Array, strength: jax.Array, guide: jax.Array
+    network: AED, batch: Batch, key: jax.Array, strength: jax.Array, guide: jax.Array, saliency_weight: float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss a label: smoothed cross-entropy of the decoder and CTC, and the decoder's accuracy."""
     n = batch.features.shape[0]
@@ -65,10 +67,15 @@ def losses(
     loss = (1 - CTC_WEIGHT) * attention_loss + CTC_WEIGHT * ctc_loss
     frame_loss, guide_loss = timing_losses(batch, rates, ctc_log_probs, attention)
     loss = loss + guide * (frame_loss + guide_loss)
+    salient = jnp.zeros(())
+    if saliency_weight > 0:
+        salient = saliency_loss(network, batch, features, n_frames, rates, jax.random.fold_in(key, 1))
+        loss = loss + saliency_weight * salient
     return loss, {
         "loss": loss,
         "frame": frame_loss,
         "guide": guide_loss,
+        "saliency": salient,
         "attention": attention_loss,
         "ctc": ctc_loss,
         "accuracy": right,
@@ -81,7 +88,7 @@ def timing_losses(
     """What exact times teach a network that does not know speech yet; both are a mean over labels.
 
     Without them the CTC head predicts blank for its first thousand steps, and attention wanders for
-    thousands more. The trainer takes them away early on: no shipped evidence is trained on times.
+    thousands more. The trainer takes them away early on.
 
     Returns:
         The cross-entropy of the CTC head inside labels, and minus the log of the attention mass that
@@ -99,13 +106,45 @@ def timing_losses(
     return frame_loss, guide_loss
 
 
+def saliency_loss(network: AED, batch: Batch, features: Any, n_frames: Any, rates: Any, key: jax.Array) -> jax.Array:
+    """How far the saliency of labels strays from their true intervals.
+
+    For a few random labels of each example with known times: the cross-entropy between the share of the
+    label's saliency (L2 norm at the log-mel frames) at each frame and the uniform distribution over the
+    frames of its interval. The saliency is a gradient, so this is differentiated twice.
+    """
+    spans = batch.spans / rates[:, None, None]
+    known = batch.spans[:, :, 0] >= 0
+    frame = jnp.arange(features.shape[1])[None, :]
+
+    def one(x, n, labels, known, spans, key):
+        # Random labels with known times first.
+        order = jax.random.uniform(key, known.shape) - known
+        chosen = jnp.argsort(order)[:SALIENCY_LABELS]
+        found = saliency(lambda y: network.label_log_probs(y, labels, n)[chosen], x, chunk=SALIENCY_LABELS)
+        share = found / (found.sum(1, keepdims=True) + 1e-20) + 1e-8
+        first, last = spans[chosen, 0][:, None], spans[chosen, 1][:, None]
+        inside = (frame >= first) & (frame < last) & (frame < n)
+        target = inside / jnp.maximum(inside.sum(1, keepdims=True), 1)
+        return -(target * jnp.log(share)).sum(1) * known[chosen], known[chosen]
+
+    m = min(SALIENCY_EXAMPLES, features.shape[0])
+    keys = jax.random.split(key, m)
+    loss, counted = jax.vmap(one)(features[:m], n_frames[:m], batch.labels[:m], known[:m], spans[:m], keys)
+    return loss.sum() / jnp.maximum(counted.sum(), 1)
+
+
 def optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and a cosine to a fiftieth of the peak."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 50)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=1e-2))
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
+@partial(
+    jax.jit,
+    static_argnames=("graph", "tx", "saliency_weight", "ema"),
+    donate_argnames=("params", "averaged", "moments"),
+)
 def train_step(
     graph: Any,
     tx: Any,
@@ -116,17 +155,19 @@ def train_step(
     key: jax.Array,
     strength: jax.Array,
     guide: jax.Array,
+    saliency_weight: float,
+    ema: float,
 ):
     """One update; returns new parameters, their running mean, optimizer state and metrics."""
 
     def loss_of(params):
-        return losses(nnx.merge(graph, params), Batch(*batch), key, strength, guide)
+        return losses(nnx.merge(graph, params), Batch(*batch), key, strength, guide, saliency_weight)
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
     metrics["grad_norm"] = optax.global_norm(grads)
     updates, moments = tx.update(grads, moments, params)
     params = optax.apply_updates(params, updates)
-    averaged = jax.tree.map(lambda a, p: EMA * a + (1 - EMA) * p, averaged, params)
+    averaged = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, averaged, params)
     return params, averaged, moments, metrics
 
 
@@ -135,12 +176,18 @@ def prefetched(source, depth: int = 4):
     ready: queue.Queue = queue.Queue(depth)
 
     def work():
-        for item in source:
-            ready.put(item)
+        try:
+            for item in source:
+                ready.put(item)
+        except BaseException as error:  # goes to the one who waits, who would wait for ever
+            ready.put(error)
 
     threading.Thread(target=work, daemon=True).start()
     while True:
-        yield ready.get()
+        item = ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item
 
 
 def train(args: argparse.Namespace) -> None:
@@ -157,13 +204,14 @@ def train(args: argparse.Namespace) -> None:
         corpora += read_corpora(Path(path), parsed, bundle, Path(args.cache))
     graph, params = nnx.split(network)
     if args.init:
-        from gradalign.bundle import load
-
         graph, params = nnx.split(load(args.init).network)
     averaged = jax.tree.map(jnp.copy, params)
     tx = optimizer(args.peak, args.warmup, args.steps)
     moments = tx.init(params)
-    key, stream = jax.random.key(args.seed), prefetched(batches(corpora, args.seed, easy=args.easy))
+    key, stream = (
+        jax.random.key(args.seed),
+        prefetched(batches(corpora, args.seed, easy=args.steps if args.short else args.easy)),
+    )
     log = (out / "metrics.jsonl").open("a")
     started, window, frames = time.time(), [], 0
     for step in range(1, args.steps + 1):
@@ -178,7 +226,9 @@ def train(args: argparse.Namespace) -> None:
             arrays,
             jax.random.fold_in(key, step),
             jnp.float32(AUGMENTED * np.clip((step - args.easy) / max(args.easy, 1), 0, 1)),
-            jnp.float32(np.clip(2 - step / max(args.guided, 1), 0, 1)),
+            jnp.float32(np.clip(2 - step / args.guided, 0, 1) if args.guided else 0.0),
+            args.saliency,
+            args.ema,
         )
         values = {k: float(v) for k, v in metrics.items()}
         if not np.isfinite(values["loss"]):
@@ -193,9 +243,8 @@ def train(args: argparse.Namespace) -> None:
             print(json.dumps(line), file=log, flush=True)
             window = []
         if step % args.save == 0 or step == args.steps:
-            for suffix, state in (("", averaged),):
-                nnx.update(network, state)
-                save(Bundle(args.name, network, bundle.features, PHONES), out / f"step-{step}{suffix}")
+            nnx.update(network, averaged)
+            save(bundle, out / f"step-{step}")
 
 
 def main() -> None:
@@ -226,6 +275,11 @@ def main() -> None:
         default=600,
         help="first steps that learn from exact times; the same number again fades this out",
     )
+    parser.add_argument(
+        "--saliency", type=float, default=0.0, help="weight of the saliency loss on examples with exact times (slow)"
+    )
+    parser.add_argument("--short", action="store_true", help="only single short utterances throughout")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the running mean of the parameters")
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--report", type=int, default=20, help="steps between printed metrics")
     parser.add_argument("--save", type=int, default=250, help="steps between checkpoints")
