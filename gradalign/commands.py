@@ -95,8 +95,9 @@ def evaluate(args: argparse.Namespace) -> int:
             comparisons.append(compare_files(pair, tier=args.tier, match=args.match))
         except GradalignError as error:
             failed += 1
-            say("error", f"{error}; all units of its reference count as missing")
-            comparisons += _missing(pair, args)
+            say("error", str(error))
+            if len(files.pairs) > 1:  # leaving a broken file out would flatter the others
+                comparisons += _missing(pair, args)
     if not comparisons:
         return 1
     pooled = Comparison.pooled(comparisons)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from gradalign import bundle as bundles
 from gradalign.bundle import flat_params, load, save
-from gradalign.errors import FormatError
+from gradalign.errors import AlignmentError, FormatError
 from gradalign.timing import FrameGrid
 
 
@@ -60,6 +60,7 @@ def test_a_loaded_network_computes_what_the_saved_one_does(tiny_bundle, folder, 
 
 
 def test_a_folder_without_a_card_has_an_empty_one(folder):
+    (folder / "card.md").unlink(missing_ok=True)
     assert load(folder).card == ""
 
 
@@ -68,7 +69,7 @@ def test_grids_and_ids_follow_from_the_parts(tiny_bundle):
     assert tiny_bundle.encoder_grid == FrameGrid(16_000, 640)
     np.testing.assert_array_equal(tiny_bundle.ids(("K", "A", "B", "A")), [3, 1, 2, 1])
     assert tiny_bundle.ids(()).shape == (0,)
-    with pytest.raises(ValueError, match=r"model 'tiny' has no label for \['Q', 'Z'\]; it knows \['A', 'B', 'K'\]"):
+    with pytest.raises(AlignmentError, match=r"model 'tiny' has no label for \['Q', 'Z'\]; it knows \['A', 'B', 'K'\]"):
         tiny_bundle.ids(("Z", "A", "Q", "Z"))
 
 
@@ -161,6 +162,9 @@ def test_an_unknown_model_lists_those_that_come_with_the_package(folder, tmp_pat
         (tmp_path / "models" / name).mkdir(parents=True)
         (tmp_path / "models" / name / "config.json").write_text("{}")
     monkeypatch.setattr(bundles, "__file__", str(tmp_path / "gradalign" / "bundle.py"))
+    with pytest.raises(FormatError, match="come with gradalign: none"):
+        load("zz-test")  # "models" beside an installed package may be anybody's
+    (tmp_path / "pyproject.toml").touch()
     with pytest.raises(FormatError, match=r"no model 'enus': .* come with gradalign: en-us, zz-test"):
         load("enus")
     assert bundles.folder_of("zz-test") == tmp_path / "models" / "zz-test"

@@ -1,6 +1,6 @@
 """The attention encoder-decoder with a CTC head: the joints the rest of the package plugs into."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,7 @@ FEATURES_LEAF = -1
 """Depth of the log-mel frames; 0 is the stem's output and ``k`` that of block ``k``, counted from 1."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Intermediates:
+class Intermediates(NamedTuple):
     """What a teacher-forced pass computed on the way; all for one utterance.
 
     Attributes:

@@ -1,6 +1,6 @@
 """The Conformer encoder (Gulati et al. 2020): subsampling stem and a stack of identical blocks."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,9 +97,7 @@ class ConformerBlock(nnx.Module):
         return self.norm(x), weights
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class EncoderTrace:
+class EncoderTrace(NamedTuple):
     """What happened inside the encoder.
 
     Attributes:
