@@ -108,7 +108,7 @@ def pocketsphinx_align(recording: Recording) -> Alignment:
     Raises:
         AlignmentError: If it knows a word not, or finds no path even with a wide beam.
     """
-    import pocketsphinx
+    import pocketsphinx  # pyright: ignore[reportMissingImports]  (only with the extra "bench")
 
     from gradalign.text import words
 
