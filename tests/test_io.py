@@ -191,6 +191,19 @@ def test_byte_order_marks_and_windows_lines_are_read(encoding: str, newline: str
     assert spans(io.read(tmp_path / "a.TextGrid")) == spans(make_io.ALIGNMENT)
 
 
+@pytest.mark.parametrize("long", [True, False])
+def test_labels_that_look_like_times_are_labels(long: bool) -> None:
+    hard = Alignment(2.0, (Tier("words", (Interval(0.5, 1.0, 'a\n1\n1\n"b"'), Interval(1.0, 1.5, "1"))),))
+    assert spans(textgrid.parse(textgrid.format(hard, long=long))) == spans(hard)
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_no_length_is_found_however_the_times_are_written(long: bool) -> None:
+    text = textgrid.format(Alignment(2.0, (Tier("words", (Interval(0.5, 1.25, "a"),)),)), long=long)
+    with pytest.raises(FormatError, match=r"line \d+: a labelled interval starts and ends at 0\.5 s"):
+        textgrid.parse(text.replace("1.25", "0.50"))
+
+
 def test_labels_of_white_space_are_silence_in_a_textgrid() -> None:
     text = textgrid.format(make_io.ALIGNMENT).replace('"日本"', '" \t"')
     assert [i.label for i in textgrid.parse(text).tier("words")] == ['say "é"']

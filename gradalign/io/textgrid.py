@@ -15,14 +15,15 @@ from gradalign.io._files import PathLike, read_alignment, write_text
 
 # The package rounds times to this many decimals as it reads: more than a double has, so that none are lost.
 _ALL_DIGITS = 400
-_NUMBER = r"[-+.\deE]+"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _QUOTED = r'"(?:[^"]|"")*"'
 # The package cannot read the points of a short file, and leaves labelled intervals without length out in silence.
 _SHORT_POINT_TIER = re.compile(
     rf'^"TextTier"\s+{_QUOTED}\s+{_NUMBER}\s+{_NUMBER}\s+\d+(?:\s+{_NUMBER}\s+{_QUOTED})*\s*', re.MULTILINE
 )
 _SHORT_COUNT = re.compile(r"^<exists>\s+(\d+)[ \t]*$", re.MULTILINE)
-_NO_LENGTH = re.compile(rf'^\s*(?:xmin = )?({_NUMBER})\s+(?:xmax = )?\1\s+(?:text = )?"(?!")', re.MULTILINE)
+_LABELLED = re.compile(rf'^\s*(?:xmin = )?({_NUMBER})\s+(?:xmax = )?({_NUMBER})\s+(?:text = )?"(?!")', re.MULTILINE)
+_STRING = re.compile(r'"(?:[^"]|"")*"')
 
 
 def read(path: PathLike) -> Alignment:
@@ -91,15 +92,23 @@ def parse(text: str) -> Alignment:
     Raises:
         FormatError: If it is not a TextGrid, is cut short, or its intervals overlap or have no length.
     """
-    if found := _NO_LENGTH.search(text):
-        line = text.count("\n", 0, found.start(1)) + 1
-        raise FormatError(f"line {line}: a labelled interval starts and ends at {found[1]} s; give it a length")
+    _check_lengths(text)
     grid = _load(_without_short_points(text))
     tiers = [tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)]
     try:
         return Alignment(float(grid.maxTime or 0.0), tuple(_tier(tier) for tier in tiers))
     except ValueError as error:
         raise FormatError(f"not an alignment: {error}") from error
+
+
+def _check_lengths(text: str) -> None:
+    """The package leaves out labelled intervals without length, without a word; so they are looked for here."""
+    # What labels say may look like times; only their line breaks are kept, to count lines.
+    masked = _STRING.sub(lambda found: '"' + re.sub(r"[^\n]", "x", found[0][1:-1]) + '"', text)
+    for found in _LABELLED.finditer(masked):
+        if float(found[1]) == float(found[2]):
+            line = masked.count("\n", 0, found.start(1)) + 1
+            raise FormatError(f"line {line}: a labelled interval starts and ends at {found[1]} s; give it a length")
 
 
 def _check(alignment: Alignment) -> None:
