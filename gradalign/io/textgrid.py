@@ -23,7 +23,7 @@ _SHORT_POINT_TIER = re.compile(
 )
 _SHORT_COUNT = re.compile(r"^<exists>\s+(\d+)[ \t]*$", re.MULTILINE)
 _LABELLED = re.compile(rf'^\s*(?:xmin = )?({_NUMBER})\s+(?:xmax = )?({_NUMBER})\s+(?:text = )?"(?!")', re.MULTILINE)
-_STRING = re.compile(r'"(?:[^"]|"")*"')
+_STRING = re.compile(_QUOTED)
 
 
 def read(path: PathLike) -> Alignment:
