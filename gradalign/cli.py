@@ -50,6 +50,42 @@ Align one recording and draw the spectrogram, the saliency with the path through
 
 Needs matplotlib: pip install "gradalign[plot]"."""
 
+_RECOGNISE = """\
+Print the phones that the model hears in recordings, or the words of a list.
+
+  gradalign recognise rec.wav                          the phones
+  gradalign recognise rec.wav --words words.txt        the words, of those in words.txt
+  gradalign recognise *.wav --n-best 3                 the three best of each, with their scores
+  gradalign recognise *.wav --json -o heard.json       all that is known, one line a recording
+
+The word list is a text file, one word a line or any English text: any word of it may be heard any
+number of times, in any order. Phones are CMUdict's, without stress."""
+
+_TRAIN = """\
+Train a model as a TOML file says, on all devices of this machine.
+
+  gradalign train run.toml -o run/                     paths in it are relative to its folder
+  gradalign train run.toml -o run/ --resume            go on after a crash or Ctrl-C, as if nothing happened
+  gradalign train run.toml -o test/ --set steps=50 --set optimizer.peak=1e-3
+  gradalign train run.toml --check                     only read and check the data
+  gradalign train en-us --data FOLDER -o run/          the recipe of a model that comes with gradalign
+
+Ctrl-C ends the run after the current update, with a checkpoint. The models are in run/models: last,
+best (on speech kept aside) and step-N; use one with --model run/models/last.
+
+Needs grain and orbax: pip install "gradalign[train]"."""
+
+_SYNTH = """\
+Make timed speech from text with the speech synthesisers of this machine.
+
+  gradalign synth -o speech/                           the sentences that come with gradalign, two voices each
+  gradalign synth -o speech/ --texts book.txt --hours 2 --augment all
+  gradalign synth -o speech/ --voices flite-slt "espeak-en-us*" --each --textgrid
+  gradalign synth --list-voices                        all voices, and the packages that bring them
+
+Writes manifest.jsonl, with the times of words and phones, and audio/*.flac. A run that was stopped goes
+on with the same command, or with more --hours. The same command gives the same files."""
+
 _INFO = "Describe a model: labels, sizes, times, its card."
 
 
@@ -93,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_align(_command(group, "align", commands.align, "align recordings with their transcripts", _ALIGN))
     _add_evaluate(_command(group, "evaluate", commands.evaluate, "compare alignments with a reference", _EVALUATE))
     _add_plot(_command(group, "plot", commands.plot, "draw an alignment and what it was read off", _PLOT))
+    _add_recognise(_command(group, "recognise", commands.recognise, "print what the model hears", _RECOGNISE))
+    _add_train(_command(group, "train", commands.train, "train a model", _TRAIN))
+    _add_synth(_command(group, "synth", commands.synth, "make timed speech from text", _SYNTH))
     _add_info(_command(group, "info", commands.info, "describe a model", _INFO))
     return parser
 
@@ -185,6 +224,116 @@ def _add_plot(command: argparse.ArgumentParser) -> None:
     )
     _add_method(command)
     command.set_defaults(quiet=False)
+
+
+def _add_recognise(command: argparse.ArgumentParser) -> None:
+    command.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings (WAV, FLAC, Ogg, Opus, MP3, ...)")
+    command.add_argument("--words", metavar="WORDLIST", type=Path, help="hear words of this text file, not phones")
+    command.add_argument(
+        "--beam", metavar="N", type=_count, default=4, help="hypotheses kept; more takes longer (default: %(default)s)"
+    )
+    command.add_argument(
+        "--ctc-weight",
+        metavar="W",
+        type=_share,
+        default=0.3,
+        help="share of the CTC head in the score, from 0 to 1; the rest is the decoder's (default: %(default)s)",
+    )
+    command.add_argument(
+        "--word-penalty",
+        metavar="X",
+        type=float,
+        help="subtracted for each word; more gives fewer and longer words (default: log of the number of words / 2)",
+    )
+    command.add_argument(
+        "--n-best", metavar="N", type=_count, default=1, help="print this many hypotheses at most (default: 1)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, one object a recording, each on a line")
+    command.add_argument("-o", "--output", metavar="FILE", help="write there (default: standard output)")
+    command.add_argument("--model", default="en-us", help="name of a model or its folder (default: %(default)s)")
+    command.add_argument("--channel", type=int, metavar="N", help="channel to hear, from 0 (default: mean of all)")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE if it is there already")
+    command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1; got {text!r}")
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text!r}")
+    return number
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="TOML file, or a model with a recipe (train.toml)")
+    command.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="checkpoints, metrics and models")
+    command.add_argument(
+        "--data", metavar="FOLDER", type=Path, help="what paths of the config are relative to (default: its folder)"
+    )
+    command.add_argument(
+        "--cache", metavar="FOLDER", type=Path, help="features, to be shared by runs (default: features in the output)"
+    )
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    command.add_argument("--init", metavar="MODEL", help="begin with the parameters of this model")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change an option, such as optimizer.peak=1e-3"
+    )
+    command.add_argument("--check", action="store_true", help="read and check the config and the data, then stop")
+    command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+
+
+def _add_synth(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="manifest.jsonl and the recordings")
+    command.add_argument(
+        "--texts",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        help="text files, one sentence a line or prose, or manifests (.jsonl); default: sentences of gradalign's own",
+    )
+    command.add_argument("--sets", metavar="NAME", nargs="+", default=[], help="take only these sets of the manifests")
+    command.add_argument(
+        "--voices", metavar="VOICE", nargs="+", help='names or patterns such as "espeak-en-us*" (default: four voices)'
+    )
+    length = command.add_mutually_exclusive_group()
+    length.add_argument(
+        "--hours", metavar="H", type=_hours, help="stop when this much is full, and read texts again until then"
+    )
+    length.add_argument("--each", action="store_true", help="every voice reads every text (default: two of them do)")
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of every choice (default: %(default)s)")
+    command.add_argument(
+        "--augment",
+        metavar="NAME[=LOW:HIGH]",
+        nargs="+",
+        default=[],
+        help="do these to half of the recordings each: all, speed, pitch, room, noise, band, codec",
+    )
+    command.add_argument("--textgrid", action="store_true", help="write textgrid/*.TextGrid as well")
+    command.add_argument("--list-voices", action="store_true", help="list all voices, then stop")
+    command.add_argument("--overwrite", action="store_true", help="replace a corpus made with other options")
+    command.add_argument("--quiet", action="store_true", help="no progress and no report, only warnings and errors")
+
+
+def _hours(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 10000:
+        raise argparse.ArgumentTypeError(f"expected a number of hours above 0, got {text!r}")
+    return number
 
 
 def _add_info(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,8 @@ import argparse
 import importlib.util
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from gradalign.corpus import Outcome
     from gradalign.evaluation import FilePair
     from gradalign.metrics import Comparison
+    from gradalign.recognition import Recognition
+    from gradalign.synth.corpus import Progress
+    from gradalign.training.config import TrainConfig
 
 _PROSE = (".txt", ".lab", ".text", ".md", ".json", ".ctm", ".textgrid", ".wav", ".flac", ".mp3", ".ogg", ".opus")
 """A TEXT of one word, or with a slash, that ends like this is meant to be a file."""
@@ -133,6 +138,252 @@ def plot(args: argparse.Namespace) -> int:
     alignment.plot(path=target)
     report_one(audio, alignment, target, quiet=args.quiet)
     return 0
+
+
+def recognise(args: argparse.Namespace) -> int:
+    """Print what the model hears in recordings."""
+    recordings = _recordings(args.audio)
+    text = None if args.words is None else _word_file(args.words)
+    if args.word_penalty is not None and text is None:
+        args.parser.error("--word-penalty goes with --words WORDLIST")
+    if args.output is not None and outputs.is_folder(args.output):
+        args.parser.error(f"-o {args.output}: is a folder; expected one file for all recordings")
+    target = None if args.output is None else _target(args, recordings[0], ".txt")
+    note(f"loading model {args.model}", quiet=args.quiet)
+    prepare_jax()
+    from gradalign.bundle import load
+    from gradalign.recognition import word_list
+
+    try:
+        bundle, vocabulary = load(args.model), None if text is None else word_list(text)
+    finally:
+        note("", quiet=args.quiet)
+    lines, failed = [], 0
+    for number, audio in enumerate(recordings, start=1):
+        progress_of = f"{number}/{len(recordings)}: " * (len(recordings) > 1)
+        note(f"{progress_of}recognising {audio.name} (a new length takes longer)", quiet=args.quiet)
+        try:
+            found = _recognise_one(args, bundle, audio, vocabulary)
+        except GradalignError as error:
+            failed += 1
+            message = str(error)
+            say("error", message if str(audio) in message else f"{audio}: {message}")
+            continue
+        finally:
+            note("", quiet=args.quiet)
+        line = _recognised(args, bundle, audio, found)
+        lines.append(line)
+        if target is None:
+            print(line, flush=True)
+    if target is not None and lines:
+        from gradalign.io._files import write_text
+
+        write_text(target, "\n".join(lines) + "\n", overwrite=args.overwrite)
+    return int(failed > 0)
+
+
+def _recordings(names: list[str]) -> list[Path]:
+    """The recordings, all known to be files before anything slow begins."""
+    problems = [f"{name} is a directory; expected audio files" for name in names if os.path.isdir(name)]
+    problems += [f"{name}: no such audio file; check the path" for name in names if not os.path.exists(name)]
+    if problems:
+        raise FormatError("; ".join(problems))
+    return [Path(name) for name in names]
+
+
+def _word_file(path: Path) -> str:
+    """The text of a word list."""
+    from gradalign import corpus
+    from gradalign.io._files import read_text
+
+    if not path.exists():
+        raise FormatError(f"{path}: no such word list; expected a text file, one word a line")
+    if path.is_dir() or path.suffix.lower() in (*corpus.AUDIO_SUFFIXES, ".textgrid", ".json", ".ctm"):
+        raise FormatError(f"{path} is not plain text; expected a text file of words, one a line")
+    return read_text(path)
+
+
+def _recognise_one(
+    args: argparse.Namespace,
+    bundle: "Bundle",
+    audio: Path,
+    vocabulary: dict[str, tuple[tuple[str, ...], ...]] | None,
+) -> "Recognition":
+    from gradalign import audio as audio_files
+    from gradalign import recognition
+
+    waveform = audio_files.read(
+        audio, channel=args.channel, sample_rate=bundle.features.sample_rate, max_duration_s=bundle.max_duration_s
+    )
+    beam = max(args.beam, args.n_best)
+    if vocabulary is None:
+        return recognition.recognise(bundle, waveform, beam=beam, ctc_weight=args.ctc_weight)
+    return recognition.recognise_words(
+        bundle, waveform, vocabulary, beam=beam, ctc_weight=args.ctc_weight, word_penalty=args.word_penalty
+    )
+
+
+def _recognised(args: argparse.Namespace, bundle: "Bundle", audio: Path, found: "Recognition") -> str:
+    """What is printed for a recording: its hypotheses, or one JSON object."""
+    hypotheses = found.n_best[: args.n_best]
+    if args.json:
+        import json
+
+        rows = [
+            {"log_prob": round(h.log_prob, 4)}
+            | ({} if args.words is None else {"words": list(h.words)})
+            | {"phones": list(h.labels)}
+            for h in hypotheses
+        ]
+        return json.dumps({"audio": str(audio), "model": bundle.name, "n_best": rows}, ensure_ascii=False)
+    name = f"{audio}: " * (len(args.audio) > 1)
+    texts = [" ".join(h.labels if args.words is None else h.words) for h in hypotheses]
+    if args.n_best == 1:
+        return name + texts[0]
+    return "\n".join(f"{name}{h.log_prob:9.2f}  {text}" for h, text in zip(hypotheses, texts, strict=True))
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a model as a file says."""
+    from gradalign.bundle import folder_of
+    from gradalign.training import config as configs
+
+    path = Path(args.config)
+    if not path.is_file():
+        if path.suffix:
+            raise FormatError(f"{path}: no such training config; expected a TOML file, see docs/training.md")
+        path = folder_of(args.config) / "train.toml"
+        if not path.is_file():
+            raise FormatError(f"model {args.config} comes without a recipe: there is no {path}")
+    config = configs.read(path, changes=args.set)
+    data = args.data or path.parent
+    if args.check:
+        return _check_data(config, data)
+    output: Path | None = args.output
+    if output is None:
+        args.parser.error("where to? give -o FOLDER")
+        raise AssertionError("argparse has left")
+    if missing := [name for name in ("grain", "orbax.checkpoint") if not _is_installed(name)]:
+        raise GradalignError(f'training needs {" and ".join(missing)}: pip install "gradalign[train]"')
+    prepare_jax()
+    _log_to_terminal(quiet=args.quiet)
+    from gradalign.training.loop import train
+
+    def report(line: str) -> None:
+        note("", quiet=args.quiet)
+        if not args.quiet:
+            print(line, flush=True)
+
+    done = train(
+        config,
+        output,
+        data=data,
+        cache=args.cache,
+        resume=args.resume,
+        init=args.init,
+        report=report,
+        status=lambda line: note(line, quiet=args.quiet),
+    )
+    if done.reason == "interrupted":
+        note("", quiet=args.quiet)
+        say("error", f"interrupted after update {done.step} of {config.steps}; the same command with --resume goes on")
+        return 130
+    early = f", which is where it stopped: {config.run.patience} measurements without a better one"
+    report(f"{done.model}: the model after update {done.step}{early if done.reason == 'no better' else ''}")
+    if done.best is not None and done.per is not None:
+        report(f"{done.best}: the one with the lowest PER on speech kept aside, {100 * done.per:.1f} %")
+    return 0
+
+
+def _check_data(config: "TrainConfig", data: Path) -> int:
+    """Print what is wrong with the speech that a config names."""
+    from gradalign import manifest
+
+    status = 0
+    for source in (*config.data.train, *config.data.dev):
+        found = manifest.read(data / source.path)
+        chosen = [u for u in found if not source.weights or u.set in source.weights]
+        report = manifest.check(chosen, max_duration_s=config.data.lengths[-1] * config.features.grid.hop_s)
+        print(f"{source.path}: {report}")
+        missing = sorted(source.weights.keys() - {u.set for u in found})
+        if missing or not report.usable:
+            say("error", f"{source.path}: " + (f"no set {', '.join(missing)}" if missing else "nothing usable"))
+            status = 1
+    return status
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+def _log_to_terminal(*, quiet: bool) -> None:
+    """Show what the package logs, such as reports on data, and nothing of other packages."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("gradalign").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def synth(args: argparse.Namespace) -> int:
+    """Make timed speech from text, or list the voices."""
+    from gradalign import synth as engines
+
+    if args.list_voices:
+        installed = set(engines.voices())
+        for voice, package in engines.packages().items():
+            print(f"{voice:<32} {'installed' if voice in installed else f'apt-get install {package}'}")
+        return 0
+    if args.output is None:
+        args.parser.error("where to? give a folder: -o FOLDER")
+        raise AssertionError("argparse has left")
+    from gradalign.synth import corpus
+    from gradalign.synth.augment import parse
+
+    try:
+        voices = engines.matching(args.voices or corpus.VOICES)
+        augmentations = parse(args.augment)
+    except ValueError as error:
+        args.parser.error(str(error))
+    texts, left_out = corpus.read_texts(args.texts or [corpus.SENTENCES], sets=args.sets)
+    if left_out:
+        say("warning", f"{left_out} sentences were left out: the voices read English in ASCII")
+    outputs.make_folder(args.output)
+    settings = corpus.Settings(voices, args.seed, args.each, augmentations, args.textgrid)
+    run = corpus.write(texts, args.output, settings, hours=args.hours, overwrite=args.overwrite)
+    return _synth(run, args)
+
+
+def _synth(run: "Iterator[Progress]", args: argparse.Namespace) -> int:
+    """Go through the run, and say how far it came."""
+    last, n_failed, stopped = None, 0, False
+    told = time.monotonic()
+    try:
+        for last in run:
+            for failure in last.failures:
+                say("warning", failure)
+            n_failed += len(last.failures)
+            of = "" if args.hours is None else f" of {args.hours:g}"
+            line = f"{last.utterances} recordings, {last.hours:.2f}{of} h"
+            note(line, quiet=args.quiet)
+            if not (args.quiet or sys.stderr.isatty()) and time.monotonic() - told > 10:
+                told = time.monotonic()
+                print(f"gradalign: {line}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        stopped = True
+    note("", quiet=args.quiet)
+    if last is not None and not args.quiet:
+        print(
+            f"{args.output / 'manifest.jsonl'}: {last.utterances} recordings, {last.hours:.2f} h; "
+            f"{last.utterances - last.kept} made, {last.kept} kept, {n_failed} failed"
+        )
+    if stopped:
+        say("error", "interrupted; the same command goes on from here")
+        return 130
+    return int(n_failed > 0)
 
 
 def info(args: argparse.Namespace) -> int:

@@ -198,18 +198,26 @@ def test_a_label_has_no_gradient_to_the_embeddings_of_itself_and_later_labels(ne
 
 
 def test_training_without_noise_scores_as_alignment_does(network, intermediates, utterances, one):
-    run = jax.jit(network.training_log_probs)
+    run = jax.jit(network.training_pass)
     features, labels, n_frames = utterances[0][1], utterances[1][1], jnp.array(N_FRAMES[1])
-    log_probs, ctc, attention = run(features, n_frames, labels, jnp.array(0.0), None)
+    log_probs, (ctc,), attention = run(features, n_frames, labels, None)
     assert log_probs.shape == (COLUMNS + 1, 4)
     seen = intermediates(*one)
     np.testing.assert_allclose(log_probs[:5], seen.log_probs, atol=1e-4)
     np.testing.assert_allclose(ctc[:5], seen.ctc_log_probs, atol=1e-4)
     np.testing.assert_allclose(attention[:5, :5], seen.cross_attention.mean((0, 1)), atol=1e-4)
-    noisy, noisy_ctc, _ = run(features, n_frames, labels, jnp.array(0.0), jax.random.key(0))
+    noisy, (noisy_ctc,), _ = run(features, n_frames, labels, jax.random.key(0))
     assert np.all(np.isfinite(noisy))
     assert np.abs(np.asarray(noisy - log_probs)).max() > 1e-3
     assert np.abs(np.asarray(noisy_ctc - ctc)).max() > 1e-3
+
+
+def test_the_ctc_head_reads_the_blocks_asked_for(network, intermediates, utterances, one):
+    features, labels, n_frames = utterances[0][1], utterances[1][1], jnp.array(N_FRAMES[1])
+    heard = network.training_pass(features, n_frames, labels, None, ctc_blocks=(1,)).ctc_log_probs
+    seen = intermediates(*one)
+    np.testing.assert_allclose(heard[0][:5], network.ctc_log_probs(seen.encoder.blocks[0])[:5], atol=1e-4)
+    np.testing.assert_allclose(heard[1][:5], seen.ctc_log_probs[:5], atol=1e-4)
 
 
 def test_a_new_network_has_blocks_of_its_own_and_finite_scores(network, one):

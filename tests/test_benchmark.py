@@ -13,12 +13,15 @@ from flax import nnx
 from gradalign import bundle as bundles
 from gradalign.aligner import align
 from gradalign.bundle import Bundle
+from gradalign.error_rate import edit_distance
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
+from gradalign.recognition import recognise
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "accuracy.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SCRIPT = BENCHMARKS / "accuracy.py"
 
 
 def test_a_method_that_equals_the_reference_has_no_error(
@@ -54,3 +57,47 @@ def test_a_method_that_equals_the_reference_has_no_error(
     shown = capsys.readouterr().out
     assert "### s (exact), words: 3 recordings, 7 words" in shown
     assert "s (exact): equal: 1 failed" in shown
+
+
+def test_phone_error_rates_are_those_of_what_is_recognised(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = AEDConfig(
+        dim=16, heads=2, encoder_layers=2, decoder_layers=1, feed_forward_dim=32, conv_kernel=5, stem_channels=4
+    )
+    model = Bundle("random", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
+    bundles.save(model, tmp_path / "model")
+    said = "DH AH K AE T S AE T".split()
+    manifest, edits = [], 0
+    for name in ("a", "b"):
+        samples = (0.1 * rng.normal(size=16_000)).astype(np.float32)
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+        edits += edit_distance(said, recognise(model, samples, beam=1, ctc_weight=0.0).labels).errors
+        manifest.append({"audio_filepath": f"{name}.wav", "text": "The cat sat.", "set": "librispeech", "id": name})
+    manifest.append({"audio_filepath": "missing.wav", "text": "the cat sat", "set": "other", "id": "c"})
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, manifest)))
+    argv = ["--no-synthetic", "--manifest", str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model")]
+    argv += ["--sets", "librispeech", "other", "none", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["recognition.py", *argv])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / "recognition.py"), run_name="__main__")
+    rows = {(r["group"], r["search"]): r for r in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    row = rows["librispeech", "decoder, greedy"]
+    assert (row["recordings"], row["phones"], row["bar"], row["passed"]) == (2, 16, 0.25, False)
+    assert row["rate"] == edits / 16 == (row["substitutions"] + row["insertions"] + row["deletions"]) / 16
+    lost = rows["other", "CTC, greedy"]
+    assert (lost["not_recognised"], lost["deletions"], lost["rate"], lost["passed"]) == (1, 8, 1.0, None)
+    out, err = capsys.readouterr()
+    assert "| librispeech | decoder, greedy | 2 | 16     |" in out
+    assert "none left out" in err
+
+
+def test_phone_error_rates_without_recordings_say_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["recognition.py", "--no-synthetic", "--manifest", "nowhere.jsonl"])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / "recognition.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert "nothing to recognise: give --manifest" in out
+    assert "nowhere.jsonl does not exist" in err

@@ -15,8 +15,8 @@ import soundfile
 from flax import nnx
 
 import gradalign
+from gradalign import audio, cli, commands, corpus, io, output
 from gradalign import bundle as bundles
-from gradalign import cli, commands, corpus, io, output
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle
 from gradalign.errors import FormatError
@@ -24,6 +24,7 @@ from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
+from gradalign.recognition import recognise
 
 TEXT = "the cat sat down"
 CONFIG = AEDConfig(
@@ -60,7 +61,7 @@ def gradalign_(capsys, model):
     """Runs a command with the tiny model: status, standard output, standard error."""
 
     def run(*arguments: str | Path, with_model: bool = True) -> tuple[int, str, str]:
-        extra = ["--model", str(model)] if with_model and arguments[0] in ("align", "plot") else []
+        extra = ["--model", str(model)] if with_model and arguments[0] in ("align", "plot", "recognise") else []
         try:
             status = cli.main([*map(str, arguments), *extra])
         except SystemExit as left:
@@ -329,6 +330,12 @@ def test_a_folder_without_permission_is_refused(gradalign_):
         (("align", "rec.wav", TEXT, "-o", "a.ctm", "--tier", "both"), "a CTM file holds one tier"),
         (("align", "folder", TEXT), "folder is a folder: each transcript must lie beside"),
         (("align", "folder", "-o", "-"), "-o FOLDER"),
+        (("recognise",), "required: AUDIO"),
+        (("recognise", "rec.wav", "--beam", "0"), "--beam: expected a whole number, at least 1; got '0'"),
+        (("recognise", "rec.wav", "--n-best", "two"), "--n-best: expected a whole number, at least 1; got 'two'"),
+        (("recognise", "rec.wav", "--ctc-weight", "30"), "--ctc-weight: expected a number from 0 to 1; got '30'"),
+        (("recognise", "rec.wav", "-o", "folder"), "-o folder: is a folder; expected one file"),
+        (("recognise", "rec.wav", "--word-penalty", "1"), "--word-penalty goes with --words WORDLIST"),
         (("plot", "rec.wav", TEXT, "-o", "a.doc"), r"use \.png, \.pdf or \.svg"),
     ],
 )
@@ -344,7 +351,7 @@ def _bare(run) -> tuple[int, str, str]:
     return run("--", with_model=False)
 
 
-@pytest.mark.parametrize("command", ["align", "evaluate", "plot", "info"])
+@pytest.mark.parametrize("command", ["align", "evaluate", "plot", "recognise", "info"])
 def test_every_command_has_help_with_the_exit_status(gradalign_, command):
     status, out, err = gradalign_(command, "--help", with_model=False)
     assert (status, err) == (0, "")
@@ -537,6 +544,87 @@ def test_plot_without_matplotlib_says_what_to_install(gradalign_, monkeypatch):
     record("rec.wav")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     failed(gradalign_("plot", "rec.wav", TEXT), r'pip install "gradalign\[plot\]"')
+
+
+# --- recognise
+
+
+def test_recognise_prints_the_phones_of_one_recording_and_nothing_else(gradalign_, model):
+    rec = record("rec.wav")
+    status, out, err = gradalign_("recognise", rec, "--beam", "2")
+    assert (status, err) == (0, "")
+    expected = recognise(bundles.load(model), audio.read(rec), beam=2)
+    assert out == " ".join(expected.labels) + "\n"
+    assert set(out.split()) <= set(PHONES)
+    assert os.listdir() == ["rec.wav"]
+
+
+def test_recognise_prints_words_of_a_list(gradalign_):
+    record("rec.wav")
+    Path("words.txt").write_text("the\ncat\nsat on it\n")
+    status, out, err = gradalign_("recognise", "rec.wav", "--words", "words.txt", "--word-penalty", "-20")
+    assert (status, err) == (0, "")
+    assert out.split()
+    assert set(out.split()) <= {"the", "cat", "sat", "on", "it"}
+
+
+def test_recognise_names_each_of_several_recordings_and_prints_their_n_best(gradalign_):
+    record("a.wav")
+    record("b.wav", 0.7)
+    status, out, err = gradalign_("recognise", "a.wav", "b.wav", "--n-best", "3", "--beam", "1")
+    assert (status, err) == (0, "")
+    found = [re.fullmatch(r"([ab]\.wav): +(-\d+\.\d\d)  ([A-Z ]*)", line) for line in out.splitlines()]
+    assert [match and match[1] for match in found] == ["a.wav"] * 3 + ["b.wav"] * 3
+    scores = [float(match[2]) for match in found if match]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+
+
+def test_recognise_writes_json_lines(gradalign_):
+    record("a.wav")
+    record("b.wav", 0.7)
+    Path("words.txt").write_text("the cat")
+    arguments = ("recognise", "a.wav", "b.wav", "--words", "words.txt", "--json", "--n-best", "2", "-o", "heard.json")
+    assert gradalign_(*arguments) == (0, "", "")
+    rows = [json.loads(line) for line in Path("heard.json").read_text("utf-8").splitlines()]
+    assert [(row["audio"], row["model"], len(row["n_best"])) for row in rows] == [
+        ("a.wav", "tiny", 2),
+        ("b.wav", "tiny", 2),
+    ]
+    assert set(rows[0]["n_best"][0]) == {"log_prob", "words", "phones"}
+    failed(gradalign_(*arguments), "heard.json: exists already and was kept; pass --overwrite")
+    assert gradalign_(*arguments, "--overwrite")[0] == 0
+
+
+def test_recognise_goes_on_after_a_recording_that_fails(gradalign_):
+    garbage("a.wav")
+    lasting(61)("b.wav")
+    record("c.wav", 0.7)
+    status, out, err = gradalign_("recognise", "a.wav", "b.wav", "c.wav", "--beam", "1")
+    assert status == 1
+    assert out.startswith("c.wav: ")
+    assert "a.wav could not be read as audio" in err.splitlines()[0]
+    assert "b.wav is 61 s long, at most 60 s" in err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.wav",), r"none\.wav: no such audio file; check the path"),
+        (("none.wav", "rec.wav", "nil.wav"), r"none\.wav: no such .*; nil\.wav: no such audio file"),
+        (("folder",), "folder is a directory; expected audio files"),
+        (("rec.wav", "--words", "none.txt"), r"none\.txt: no such word list; expected a text file, one word a line"),
+        (("rec.wav", "--words", "rec.wav"), r"rec\.wav is not plain text; expected a text file of words"),
+        (("rec.wav", "--words", "folder"), "folder is not plain text"),
+        (("rec.wav", "--words", "empty.txt"), "the word list holds no word that can be pronounced"),
+        (("rec.wav", "-o", "none/a.txt"), "there is no directory none to write to"),
+        (("rec.wav", "--channel", "3"), r"rec\.wav has 1 channel"),
+    ],
+)
+def test_recognise_refuses_what_cannot_be_used_in_one_clear_line(gradalign_, arguments, message):
+    record("rec.wav")
+    Path("folder").mkdir()
+    Path("empty.txt").touch()
+    failed(gradalign_("recognise", *arguments), message)
 
 
 def test_info_describes_a_model(gradalign_, model):

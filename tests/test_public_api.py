@@ -31,7 +31,17 @@ MODULES = sorted(
 NOT_ON_PAGES = {"gradalign.nn", "gradalign.training"}
 """They hold nothing but modules."""
 
-EXTRAS = ("matplotlib", "beartype", "hypothesis", "pytest", "parselmouth", "praatio", "pocketsphinx")
+EXTRAS = (
+    "grain",
+    "tensorboardX",
+    "matplotlib",
+    "beartype",
+    "hypothesis",
+    "pytest",
+    "parselmouth",
+    "praatio",
+    "pocketsphinx",
+)
 
 
 def run_python(code: str) -> str:
@@ -126,7 +136,7 @@ def test_import_brings_neither_jax_nor_extras():
     assert heavy & {name.partition(".")[0] for name in loaded} == set()
 
 
-@pytest.mark.parametrize("module", ["metrics", "io", "evaluation", "corpus"])
+@pytest.mark.parametrize("module", ["metrics", "io", "evaluation", "corpus", "manifest"])
 def test_files_and_metrics_do_without_jax(module):
     code = f"import sys, gradalign.{module}; print(sorted({{'jax', 'jaxlib', 'flax'}} & set(sys.modules)))"
     assert run_python(code) == "[]\n"
@@ -140,7 +150,7 @@ for name in {EXTRAS}:
 import gradalign
 for name in gradalign.__all__:
     getattr(gradalign, name)
-import gradalign.cli, gradalign.corpus, gradalign.recognition, gradalign.synth, gradalign.training.train
+import gradalign.cli, gradalign.corpus, gradalign.recognition, gradalign.synth, gradalign.training.loop
 print("done")
 """
     assert run_python(code) == "done\n"

@@ -10,6 +10,7 @@ from flax import nnx
 
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel
+from gradalign.lexicon import Lexicon
 from gradalign.recognition import (
     NEVER,
     Hypothesis,
@@ -17,9 +18,13 @@ from gradalign.recognition import (
     ctc_greedy,
     empty_prefix,
     extend,
+    features_of,
+    greedy,
     prefix_log_probs,
     recognise,
+    recognise_words,
     search,
+    word_list,
 )
 
 N_FRAMES, N_LABELS = 5, 3
@@ -291,3 +296,114 @@ def test_bad_options_are_all_named(tiny_bundle, waveform):
 def test_recordings_that_cannot_be_recognised_have_their_message(tiny_bundle, bad, message):
     with pytest.raises(AlignmentError, match=message):
         recognise(tiny_bundle, bad)
+
+
+def test_very_quiet_recordings_are_heard_like_louder_ones(tiny_bundle, waveform):
+    quiet = features_of(waveform * np.float32(1e-2), tiny_bundle)
+    np.testing.assert_allclose(
+        quiet, features_of(waveform * np.float32(0.5 / np.abs(waveform).max()), tiny_bundle), atol=1e-4
+    )
+    expected = log_mel(jnp.asarray(waveform), tiny_bundle.features)
+    np.testing.assert_allclose(features_of(waveform, tiny_bundle), expected, atol=1e-4)
+
+
+# --- greedy, side by side
+
+
+def babble(bundle):
+    """A copy of the network that finds all labels about equally likely, so that it says one now and another then."""
+    graph, state = nnx.split(bundle.network)
+    network = nnx.merge(graph, state)
+    samples = (0.2 * np.random.default_rng(0).normal(size=27_000)).astype(np.float32)
+    encoded, valid, _ = network.encode(jnp.asarray(features_of(samples, bundle)))
+    history = jnp.asarray(np.random.default_rng(1).integers(1, 4, size=40), jnp.int32)
+    network.decoder.project.bias[...] -= network.decoder(history, encoded, valid)[0].mean(axis=0)
+    network.decoder.project.bias[...] -= jnp.array([0.1, 0.0, 0.0, 0.0])  # or all would end at once
+    network.ctc_head.bias[...] -= network.ctc_log_probs(encoded).mean(axis=0)
+    return type(bundle)("babble", network, bundle.features, bundle.labels)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tiny_bundle):
+    """A bundle, features of recordings of different lengths, and what each says on its own."""
+    bundle = babble(tiny_bundle)
+    rng = np.random.default_rng(3)
+    samples = [(0.2 * rng.normal(size=n)).astype(np.float32) for n in (5000, 27_000, 9000)]
+    features = [features_of(x, bundle) for x in samples]
+    attention = [recognise(bundle, x, beam=1, ctc_weight=0.0).labels for x in samples]
+    assert len(set(attention)) == 3
+    assert max(len(set(labels)) for labels in attention) > 1
+    assert max(map(len, attention)) > 32  # past the first length of histories
+    ctc = [ctc_greedy(bundle.network.ctc_log_probs(bundle.network.encode(jnp.asarray(x))[0])) for x in features]
+    assert len(set(ctc)) == 3
+    return bundle, features, attention, ctc
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_greedy_side_by_side_is_greedy_one_by_one(one_by_one, batch):
+    bundle, features, attention, ctc = one_by_one
+    found = greedy(bundle.network, features, batch=batch)
+    assert [tuple(bundle.labels[i - 1] for i in one.attention) for one in found] == attention
+    assert [one.ctc for one in found] == ctc
+
+
+def test_greedy_of_nothing_is_nothing_and_a_batch_holds_something(tiny_bundle):
+    assert greedy(tiny_bundle.network, []) == []
+    with pytest.raises(ValueError, match="at least 1 recording, got 0"):
+        greedy(tiny_bundle.network, [], batch=0)
+
+
+# --- words
+
+VOCABULARY = {"ab": [("A", "B")], "k": [("K",), ("A", "K")], "ba": [("B", "A")]}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_recognised_words_are_in_the_order_of_the_joint_score(tiny_bundle, weight):
+    samples = (0.1 * np.random.default_rng(5).normal(size=3200)).astype(np.float32)
+    found = recognise_words(tiny_bundle, samples, VOCABULARY, beam=5, ctc_weight=weight, word_penalty=0.7)
+    assert [h.log_prob for h in found.n_best] == sorted((h.log_prob for h in found.n_best), reverse=True)
+    assert len({h.words for h in found.n_best}) == len(found.n_best) == 5
+    encoded, valid, _ = tiny_bundle.network.encode(log_mel(jnp.asarray(samples), tiny_bundle.features))
+    ctc_of = sequence_probabilities(np.asarray(tiny_bundle.network.ctc_log_probs(encoded), np.float64))
+    decode = jax.jit(lambda history: tiny_bundle.network.decoder(history, encoded, valid)[0])
+    for hypothesis in found.n_best:
+        ways = [[()]] + [VOCABULARY[word] for word in hypothesis.words]
+        assert hypothesis.labels in {tuple(itertools.chain(*choice)) for choice in itertools.product(*ways)}
+        ids = tuple(tiny_bundle.labels.index(label) + 1 for label in hypothesis.labels)
+        log_probs = decode(jnp.array([0, *ids, *[0] * 8][:8]))
+        attended = np.asarray(log_probs)[np.arange(len(ids) + 1), [*ids, 0]].sum()
+        expected = (1 - weight) * attended + weight * np.log(ctc_of[ids]) - 0.7 * len(hypothesis.words)
+        np.testing.assert_allclose(hypothesis.log_prob, expected, atol=1e-4)
+    assert found.words == found.n_best[0].words
+
+
+def test_the_penalty_of_a_word_is_half_that_of_equally_likely_words_unless_given(tiny_bundle, waveform):
+    by_default = recognise_words(tiny_bundle, waveform, VOCABULARY, beam=3)
+    assert by_default == recognise_words(tiny_bundle, waveform, VOCABULARY, beam=3, word_penalty=float(np.log(3)) / 2)
+    none = recognise_words(tiny_bundle, waveform, VOCABULARY, beam=1, word_penalty=100.0)
+    assert (none.words, none.labels) == ((), ())
+    many = recognise_words(tiny_bundle, waveform, VOCABULARY, beam=1, word_penalty=-100.0)
+    assert len(many.words) >= 3
+
+
+def test_a_vocabulary_that_cannot_be_used_says_why(tiny_bundle, waveform):
+    with pytest.raises(AlignmentError, match=r"model 'tiny' has no label for \['T'\]"):
+        recognise_words(tiny_bundle, waveform, {"at": [("A", "T")]})
+    with pytest.raises(ValueError, match="the vocabulary of 0 words holds no pronunciation"):
+        recognise_words(tiny_bundle, waveform, {})
+    with pytest.raises(ValueError, match="beam must be at least 1"):
+        recognise_words(tiny_bundle, waveform, VOCABULARY, beam=0)
+
+
+def test_a_word_list_holds_each_spoken_word_once_with_its_variants(caplog):
+    found = word_list("The tomato\nCAT\n\ncat costs $20 сидит", Lexicon({"cat": [["K", "AE", "T"], ["K", "AA", "T"]]}))
+    assert list(found) == ["the", "tomato", "cat", "costs", "twenty", "dollars"]
+    assert found["cat"] == (("K", "AE", "T"), ("K", "AA", "T"))
+    assert len(found["tomato"]) == 2
+    assert "1 words of the list cannot be pronounced and were left out: сидит" in caplog.text
+
+
+def test_a_list_without_words_is_refused():
+    with pytest.raises(AlignmentError, match="no word that can be pronounced"):
+        word_list("...\nсидит\n")

@@ -35,6 +35,20 @@ class Intermediates(NamedTuple):
     ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
 
 
+class TrainingPass(NamedTuple):
+    """What the losses of training need; all for one utterance.
+
+    Attributes:
+        log_probs: Of the decoder at each label and at the sentence end.
+        ctc_log_probs: Of the CTC head at the blocks asked for, the encoder's output last.
+        attention: Cross-attention, the mean over layers and heads.
+    """
+
+    log_probs: Float[Array, "positions vocabulary"]
+    ctc_log_probs: Float[Array, "outputs encoder_frames vocabulary"]
+    attention: Float[Array, "positions encoder_frames"]
+
+
 class AED(nnx.Module):
     """Conformer encoder, attention decoder and CTC head, for one utterance; batch by ``jax.vmap``.
 
@@ -73,6 +87,7 @@ class AED(nnx.Module):
         depth: int = FEATURES_LEAF,
         key: Key = None,
         trace: bool = False,
+        learned: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "encoder_frames dim"], Bool[Array, " encoder_frames"], EncoderTrace | None]:
         """Encoder frames and which of them are real, from the leaf at ``depth`` on.
 
@@ -82,17 +97,18 @@ class AED(nnx.Module):
             depth: Where ``leaf`` was taken.
             key: Dropout noise; None for none.
             trace: Whether to return block outputs and attention maps.
+            learned: Share of self-attention, as in `ConformerEncoder.run_blocks`.
         """
         if n_frames is None:
             n_frames = leaf.shape[0] * (1 if depth == FEATURES_LEAF else self.config.subsampling)
         x = self.encoder.stem(leaf, jnp.asarray(n_frames)) if depth == FEATURES_LEAF else leaf
         valid = self.valid_frames(x.shape[0], n_frames)
-        x, seen = self.encoder.run_blocks(x, valid, start=max(depth, 0), key=key, trace=trace)
+        x, seen = self.encoder.run_blocks(x, valid, start=max(depth, 0), key=key, trace=trace, learned=learned)
         return x, valid, seen
 
     def ctc_log_probs(self, encoded: Float[Array, "encoder_frames dim"]) -> Float[Array, "encoder_frames vocabulary"]:
         """Log-probabilities of the CTC head; column 0 is blank."""
-        return jax.nn.log_softmax(self.ctc_head(encoded), axis=-1)
+        return jax.nn.log_softmax(self.ctc_head(encoded).astype(jnp.float32), axis=-1)
 
     def label_log_probs(
         self,
@@ -118,27 +134,45 @@ class AED(nnx.Module):
         log_probs, _ = self.decoder(history, encoded, valid)
         return jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
 
-    def training_log_probs(
+    def training_pass(
         self,
         features: Float[Array, "frames mels"],
         n_frames: Int[Array, ""],
         labels: Int[Array, " labels"],
-        first_position: Float[Array, ""],
         key: Key,
-    ) -> tuple[
-        Float[Array, "labels+1 vocabulary"],
-        Float[Array, "encoder_frames vocabulary"],
-        Float[Array, "labels+1 encoder_frames"],
-    ]:
-        """Decoder log-probabilities at each label and at the sentence end, those of the CTC head, mean attention."""
-        encoder_key, decoder_key = split_key(key, 2)
-        encoded, valid, _ = self.encode(features, n_frames, key=encoder_key)
+        *,
+        first_position: Float[Array, ""] | float = 0.0,
+        self_attention: Float[Array, ""] | None = None,
+        cross_attention: Float[Array, ""] | None = None,
+        ctc_blocks: tuple[int, ...] = (),
+    ) -> TrainingPass:
+        """One teacher-forced pass with dropout, and what the losses of training need from it.
+
+        Args:
+            features: Log-mel frames, padded at the end.
+            n_frames: Real frames.
+            labels: Padded transcript.
+            key: Dropout noise; None for none.
+            first_position: Position code of the first label and frame.
+            self_attention: Share of the encoder's learned self-attention, as in `ConformerEncoder.run_blocks`.
+            cross_attention: Share of learned cross-attention, as in `AttentionDecoder.__call__`.
+            ctc_blocks: Blocks before the last, counted from 1 and increasing, whose output the CTC head also reads
+                (Lee and Watanabe 2021).
+        """
+        *block_keys, decoder_key = split_key(key, len(ctc_blocks) + 2)
+        x = self.encoder.stem(features, n_frames)
+        valid = self.valid_frames(x.shape[0], n_frames)
+        heard, start = [], 0
+        for stop, block_key in zip((*ctc_blocks, self.config.encoder_layers), block_keys, strict=True):
+            x, _ = self.encoder.run_blocks(x, valid, start=start, stop=stop, key=block_key, learned=self_attention)
+            heard.append(self.ctc_log_probs(x))
+            start = stop
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels])
         log_probs, maps = self.decoder(
-            history, encoded, valid, first_position=first_position, key=decoder_key, trace=True
+            history, x, valid, first_position=first_position, key=decoder_key, trace=True, learned=cross_attention
         )
         assert maps is not None, "asked for above"
-        return log_probs, self.ctc_log_probs(encoded), maps.mean((0, 1))
+        return TrainingPass(log_probs, jnp.stack(heard), maps.mean((0, 1)))
 
     def intermediates(
         self,

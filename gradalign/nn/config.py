@@ -1,6 +1,9 @@
 """The one description of a network: everything needed to build it, nothing about its weights."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Positions = Literal["relative", "absolute", "both", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,8 @@ class AEDConfig:
         conv_kernel: Frames seen by the depthwise convolution; odd.
         stem_channels: Channels of the two-dimensional subsampling stem.
         dropout: Rate in training, in [0, 1).
+        positions: What the encoder is told about positions: by "relative" codes in self-attention (as the
+            Conformer is), "absolute" ones added to the stem's output, "both", or "none".
         feature_mean: Subtracted from every feature.
         feature_scale: Divides the features after that, > 0.
 
@@ -35,6 +40,7 @@ class AEDConfig:
     conv_kernel: int = 15
     stem_channels: int = 32
     dropout: float = 0.1
+    positions: Positions = "relative"
     feature_mean: float = -10.0
     feature_scale: float = 4.5
 
@@ -53,5 +59,7 @@ class AEDConfig:
             problems.append(f"vocabulary {self.vocabulary} must hold a label besides id 0")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout {self.dropout} must lie in [0, 1)")
+        if self.positions not in get_args(Positions):
+            problems.append(f"positions {self.positions!r} must be one of {', '.join(get_args(Positions))}")
         if problems:
             raise ValueError("the network cannot be built: " + "; ".join(problems))

@@ -28,12 +28,17 @@ class DecoderLayer(nnx.Module):
         causal: Bool[Array, "labels labels"],
         valid: Bool[Array, " frames"],
         key: Key = None,
+        learned: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "labels dim"], Float[Array, "heads labels frames"]]:
-        """The layer's output and its cross-attention map."""
+        """The layer's output and its cross-attention map; ``learned`` as in `AttentionDecoder.__call__`."""
         keys = split_key(key, 3)
         normed = self.self_norm(x)
         x = x + dropout(self.self_attention(normed, normed, causal)[0], self.rate, keys[0])
-        attended, weights = self.cross_attention(self.cross_norm(x), memory, valid[None, :])
+        blend = None
+        if learned is not None:
+            middle = (jnp.arange(memory.shape[0]) == valid.sum() // 2).astype(jnp.float32)
+            blend = (jnp.broadcast_to(middle[None, :], (x.shape[0], memory.shape[0])), learned)
+        attended, weights = self.cross_attention(self.cross_norm(x), memory, valid[None, :], blend)
         x = x + dropout(attended, self.rate, keys[1])
         return x + self.feed_forward(x, keys[2]), weights
 
@@ -57,6 +62,7 @@ class AttentionDecoder(nnx.Module):
         first_position: Float[Array, ""] | float = 0.0,
         key: Key = None,
         trace: bool = False,
+        learned: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "labels vocabulary"], Float[Array, "layers heads labels frames"] | None]:
         """Log-probabilities of the label after each prefix of ``history``.
 
@@ -68,12 +74,15 @@ class AttentionDecoder(nnx.Module):
                 so that long recordings meet no position never seen.
             key: Dropout noise; None for none.
             trace: Whether to return the cross-attention maps.
+            learned: Share in [0, 1] of cross-attention; the rest is every label attending to the middle
+                frame. A remedy against encoders that reverse time, for early training. None means 1.
         """
         n, (n_frames, dim) = history.shape[0], memory.shape
         embed_key, layer_key = split_key(key, 2)
-        x = self.embedding[...][history] + sinusoids(jnp.arange(n) + first_position, dim)
+        x = self.embedding[...][history]
+        x = x + sinusoids(jnp.arange(n) + first_position, dim).astype(x.dtype)
         x = dropout(x, self.rate, embed_key)
-        memory = memory + sinusoids(jnp.arange(n_frames) + first_position, dim)
+        memory = memory + sinusoids(jnp.arange(n_frames) + first_position, dim).astype(memory.dtype)
         causal = jnp.tril(jnp.ones((n, n), bool))
         graph, state = nnx.split(self.layers)
         n_layers = jax.tree.leaves(state)[0].shape[0]
@@ -81,8 +90,8 @@ class AttentionDecoder(nnx.Module):
 
         def step(x, inputs):
             parameters, one_key = inputs
-            x, weights = nnx.merge(graph, parameters)(x, memory, causal, valid, one_key)
+            x, weights = nnx.merge(graph, parameters)(x, memory, causal, valid, one_key, learned)
             return x, weights if trace else None
 
         x, maps = jax.lax.scan(step, x, (state, keys))
-        return jax.nn.log_softmax(self.project(self.norm(x)), axis=-1), maps
+        return jax.nn.log_softmax(self.project(self.norm(x)).astype(jnp.float32), axis=-1), maps

@@ -16,6 +16,7 @@ from gradalign.nn.layers import (
     Linear,
     depthwise,
     dropout,
+    sinusoids,
     split_key,
     strided_patches,
 )
@@ -39,6 +40,7 @@ class Stem(nnx.Module):
     ) -> Float[Array, "encoder_frames dim"]:
         """Encoder frames; frame ``j`` is centred on feature frame ``4 j``."""
         x = ((features - self.config.feature_mean) / self.config.feature_scale)[:, :, None]
+        x = x.astype(self.first.kernel[...].dtype)
         for layer in (self.first, self.second):
             x = jnp.where((jnp.arange(x.shape[0]) < n_frames)[:, None, None], x, 0.0)
             x = jax.nn.silu(layer(strided_patches(x)))
@@ -77,20 +79,26 @@ class ConformerBlock(nnx.Module):
     def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
         self.first_feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
         self.attention_norm = LayerNorm(config.dim)
-        self.self_attention = Attention(config.dim, config.heads, relative=True, rngs=rngs)
+        relative = config.positions in ("relative", "both")
+        self.self_attention = Attention(config.dim, config.heads, relative=relative, rngs=rngs)
         self.convolution = Convolution(config, rngs=rngs)
         self.second_feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
         self.norm = LayerNorm(config.dim)
         self.rate = config.dropout
 
     def __call__(
-        self, x: Float[Array, "frames dim"], valid: Bool[Array, " frames"], key: Key = None
+        self,
+        x: Float[Array, "frames dim"],
+        valid: Bool[Array, " frames"],
+        key: Key = None,
+        learned: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "frames dim"], Float[Array, "heads frames frames"]]:
-        """The block's output and its self-attention map."""
+        """The block's output and its self-attention map; ``learned`` as in `ConformerEncoder.run_blocks`."""
         keys = split_key(key, 4)
         x = x + 0.5 * self.first_feed_forward(x, keys[0])
         normed = self.attention_norm(x)
-        attended, weights = self.self_attention(normed, normed, valid[None, :])
+        blend = None if learned is None else (jnp.eye(x.shape[0]), learned)
+        attended, weights = self.self_attention(normed, normed, valid[None, :], blend)
         x = x + dropout(attended, self.rate, keys[1])
         x = x + self.convolution(x, valid, keys[2])
         x = x + 0.5 * self.second_feed_forward(x, keys[3])
@@ -116,6 +124,7 @@ class ConformerEncoder(nnx.Module):
         self.stem = Stem(config, rngs=rngs)
         self.blocks = stacked(ConformerBlock, config, config.encoder_layers, rngs)
         self.n_blocks = config.encoder_layers
+        self.absolute = config.positions in ("absolute", "both")
 
     def run_blocks(
         self,
@@ -126,8 +135,20 @@ class ConformerEncoder(nnx.Module):
         stop: int | None = None,
         key: Key = None,
         trace: bool = False,
+        learned: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "frames dim"], EncoderTrace | None]:
-        """Run blocks ``start`` (inclusive) to ``stop`` (exclusive); the trace only on request."""
+        """Run blocks ``start`` (inclusive) to ``stop`` (exclusive).
+
+        Args:
+            x: Output of the stem, or of block ``start - 1``.
+            valid: True for frames inside the recording.
+            start: First block to run, counted from 0.
+            stop: Block to stop before; default: run all.
+            key: Dropout noise; None for none.
+            trace: Whether to return the trace.
+            learned: Share in [0, 1] of self-attention; the rest is each frame attending to itself. A
+                remedy against encoders that reverse time, for early training. None means 1.
+        """
         stop = self.n_blocks if stop is None else stop
         graph, state = nnx.split(self.blocks)
         state = jax.tree.map(lambda leaf: leaf[start:stop], state)
@@ -135,11 +156,13 @@ class ConformerEncoder(nnx.Module):
 
         def step(x, inputs):
             parameters, block_key = inputs
-            x, weights = nnx.merge(graph, parameters)(x, valid, block_key)
+            x, weights = nnx.merge(graph, parameters)(x, valid, block_key, learned)
             return x, (x, weights) if trace else None
 
         if start == stop:
             return x, None
+        if self.absolute and start == 0:
+            x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1]).astype(x.dtype)
         x, seen = jax.lax.scan(step, x, (state, keys))
         return x, None if seen is None else EncoderTrace(*seen)
 

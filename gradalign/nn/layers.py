@@ -60,9 +60,11 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "frames dim"]) -> Float[Array, "frames dim"]:
         """Apply the layer."""
-        centred = x - x.mean(-1, keepdims=True)
+        # In float32 whatever the rest of the network computes in: a mean of squares needs the digits.
+        exact = x.astype(jnp.float32)
+        centred = exact - exact.mean(-1, keepdims=True)
         unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-        return unit * self.scale[...][None, :] + self.shift[...][None, :]
+        return unit.astype(x.dtype) * self.scale[...][None, :] + self.shift[...][None, :]
 
 
 class FeedForward(nnx.Module):
@@ -103,20 +105,32 @@ class Attention(nnx.Module):
         x: Float[Array, "queries dim"],
         memory: Float[Array, "keys dim"],
         mask: Bool[Array, "#queries keys"],
+        blend: tuple[Float[Array, "queries keys"], Float[Array, ""]] | None = None,
     ) -> tuple[Float[Array, "queries dim"], Float[Array, "heads queries keys"]]:
-        """The attended values and the attention map; ``mask`` is True where a query may look."""
+        """The attended values and the attention map.
+
+        Args:
+            x: What asks.
+            memory: What is looked at.
+            mask: True where a query may look.
+            blend: Prescribed weights, and the share in [0, 1] of the learned ones that is left beside them.
+        """
         query, key, value = (self._split(y) for y in (self.query(x), self.key(memory), self.value(memory)))
         if self.position is None or self.content_bias is None or self.position_bias is None:
             logits = jnp.einsum("qhd,khd->hqk", query, key)
         else:
             logits = jnp.einsum("qhd,khd->hqk", query + self.content_bias[...][None], key)
             n = x.shape[0]
-            codes = self._split(self.position(sinusoids(jnp.arange(n - 1, -n, -1, dtype=jnp.float32), x.shape[1])))
+            distances = sinusoids(jnp.arange(n - 1, -n, -1, dtype=jnp.float32), x.shape[1])
+            codes = self._split(self.position(distances.astype(x.dtype)))
             by_distance = jnp.einsum("qhd,phd->hqp", query + self.position_bias[...][None], codes)
             logits = logits + relative_shift(by_distance)
-        logits = jnp.where(mask[None], logits / np.sqrt(query.shape[-1]), MASKED)
-        weights = jax.nn.softmax(logits, axis=-1)
-        attended = jnp.einsum("hqk,khd->qhd", weights, value)
+        scaled = logits.astype(jnp.float32) / np.float32(np.sqrt(query.shape[-1]))
+        weights = jax.nn.softmax(jnp.where(mask[None], scaled, MASKED), axis=-1)
+        if blend is not None:
+            prescribed, learned = blend
+            weights = learned * weights + (1.0 - learned) * prescribed[None]
+        attended = jnp.einsum("hqk,khd->qhd", weights.astype(value.dtype), value)
         return self.out(attended.reshape(x.shape)), weights
 
     def _split(self, y: Float[Array, "n dim"]) -> Float[Array, "n heads head_dim"]:

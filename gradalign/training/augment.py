@@ -2,13 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gradalign._arrays import Features
 
 
 def augment(
-    features: Features, n_frames: Int[Array, ""], strength: Float[Array, ""], key: PRNGKeyArray
+    features: Features,
+    n_frames: Int[Array, ""],
+    strength: Float[Array, ""],
+    key: PRNGKeyArray,
+    *,
+    background: Features | None = None,
+    n_background: Int[Array, ""] | int = 0,
+    mix: float = 0.0,
 ) -> tuple[Features, Int[Array, ""], Float[Array, ""]]:
     """A new voice in a new room: stretched, warped, coloured, noisy and masked frames.
 
@@ -18,6 +26,9 @@ def augment(
         strength: Share of examples that are changed at all, in [0, 1]; a network that does not know
             speech yet learns nothing from what is hard to hear.
         key: All randomness.
+        background: Log-mel power of other speech, padded at the end.
+        n_background: Real frames of it.
+        mix: Share of the changed examples that get the background, in [0, 1].
 
     Returns:
         Frames, their number, and the rate by which every time is to be divided.
@@ -26,8 +37,10 @@ def augment(
         Frequency warp: Jaitly and Hinton 2013 (vocal tract length perturbation). Masks: Park et al.
         2019 (SpecAugment), with short time masks, since a frame that is gone cannot be aligned.
     """
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 7)
     x, n, rate = stretch(features, n_frames, keys[0])
+    if background is not None and mix > 0:
+        x = babble(x, n, background, jnp.asarray(n_background), mix, keys[6])
     x = colour(warp(x, keys[1]), keys[2])
     x = add_noise(x, n, keys[3])
     x = mask(x, keys[4])
@@ -53,9 +66,14 @@ def stretch(
 
 
 def warp(x: Features, key: PRNGKeyArray) -> Features:
-    """Mel bands moved up or down by up to 15 %, as a longer or shorter vocal tract would."""
+    """Mel bands moved up or down by up to 20 %, as a longer or shorter vocal tract would, and bent by up to 3 bands."""
+    scale_key, bend_key = jax.random.split(key)
     bands = x.shape[1]
-    at = jnp.clip(jnp.arange(bands) * jax.random.uniform(key, (), minval=0.87, maxval=1.15), 0, bands - 1.001)
+    u = jnp.arange(bands) / bands
+    orders = jnp.arange(1, 4)
+    bend = jax.random.uniform(bend_key, (3,), minval=-1.0, maxval=1.0) @ jnp.sin(jnp.pi * orders[:, None] * u[None, :])
+    at = bands * u * jax.random.uniform(scale_key, (), minval=0.82, maxval=1.22) + bend
+    at = jnp.clip(at, 0, bands - 1.001)
     low = at.astype(jnp.int32)
     part = (at - low)[None, :]
     return x[:, low] * (1 - part) + x[:, low + 1] * part
@@ -67,8 +85,31 @@ def colour(x: Features, key: PRNGKeyArray) -> Features:
     bands = x.shape[1]
     orders = jnp.arange(1, 5)
     waves = jnp.cos(jnp.pi * orders[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
-    curve = (jax.random.normal(shape_key, (4,)) * 0.5) @ waves
+    curve = (jax.random.normal(shape_key, (4,)) * 0.8) @ waves
     return x + (jax.random.uniform(gain_key, (), minval=-3.0, maxval=2.0) + curve)[None, :]
+
+
+def babble(
+    x: Features,
+    n_frames: Int[Array, ""],
+    background: Features,
+    n_background: Int[Array, ""],
+    chance: float,
+    key: PRNGKeyArray,
+) -> Features:
+    """With this chance other speech behind it, 10 to 25 dB below in the mean."""
+    level_key, chance_key = jax.random.split(key)
+    decibel = np.float32(np.log(10.0) / 10.0)
+    below = decibel * jax.random.uniform(level_key, (), minval=10.0, maxval=25.0)
+    shift = _mean(x, n_frames) - _mean(background, n_background) - below
+    inside = (jnp.arange(background.shape[0]) < n_background)[:, None]
+    mixed = jnp.where(inside, jnp.logaddexp(x, background + shift), x)
+    return jnp.where(jax.random.bernoulli(chance_key, chance), mixed, x)
+
+
+def _mean(x: Features, n_frames: Int[Array, ""]) -> Float[Array, ""]:
+    inside = (jnp.arange(x.shape[0]) < n_frames)[:, None]
+    return jnp.sum(jnp.where(inside, x, 0.0)) / jnp.maximum(n_frames * x.shape[1], 1)
 
 
 def add_noise(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Features:
@@ -87,11 +128,11 @@ def add_noise(x: Features, n_frames: Int[Array, ""], key: PRNGKeyArray) -> Featu
 
 
 def mask(x: Features, key: PRNGKeyArray) -> Features:
-    """Two bands of up to 7 mels and short stretches (up to 80 ms, two a second at most) set to the mean."""
+    """Two bands of up to 12 mels and short stretches (up to 80 ms, two a second at most) set to the mean."""
     band_key, time_key, width_key, count_key = jax.random.split(key, 4)
     rows, bands = x.shape
     starts = jax.random.uniform(band_key, (2, 2))
-    widths = jnp.floor(starts[:, 1] * 8)
+    widths = jnp.floor(starts[:, 1] * 13)
     first = jnp.floor(starts[:, 0] * (bands - widths))
     band = jnp.arange(bands)
     hidden = ((band[:, None] >= first[None, :]) & (band[:, None] < (first + widths)[None, :])).any(1)

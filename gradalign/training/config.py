@@ -1,0 +1,357 @@
+"""The one file that describes a training run: read from TOML, checked, and nothing else decides."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from gradalign.errors import FormatError
+from gradalign.features import LogMel
+from gradalign.nn.config import AEDConfig
+
+ScheduleName = Literal["cosine", "inverse_sqrt"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Speech to train on.
+
+    Attributes:
+        path: A manifest, or a folder in the LibriSpeech or MFA layout; relative to the data folder of the run.
+        weights: Share of the draws from each set in it, relative to all other weights; sets that are not
+            named are left out. Empty: one set of weight 1.
+    """
+
+    path: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What is trained on, and in which shapes.
+
+    Attributes:
+        train: Where the speech is.
+        dev: Speech for early stopping; empty: a share ``hold_out`` of each set of ``train`` instead.
+        hold_out: Share of the utterances kept from training for that, in [0, 0.5].
+        frames_per_batch: Feature frames of a batch, padding included, on all devices together.
+        lengths: Frames of the examples of each bucket, increasing; each is one compiled program.
+        shares: Share of the batches that each bucket gets.
+        join: Share of the examples of the shorter half of buckets made of several utterances end to end; those
+            of longer buckets always are.
+        easy_steps: First batches with single utterances of the two shortest buckets only.
+    """
+
+    train: tuple[Source, ...] = ()
+    dev: tuple[Source, ...] = ()
+    hold_out: float = 0.01
+    frames_per_batch: int = 5120
+    lengths: tuple[int, ...] = (320, 640, 1280, 2560)
+    shares: tuple[float, ...] = (0.25, 0.45, 0.22, 0.08)
+    join: float = 0.4
+    easy_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """How strongly features are changed.
+
+    Attributes:
+        share: Share of examples that are changed, in [0, 1].
+        mix: Share of those that also get another example of the batch as background speech, in [0, 1].
+        start_step: No augmentation up to here; a network that does not know speech yet learns nothing from
+            what is hard to hear.
+        full_step: From here on ``share``; in between it grows linearly.
+    """
+
+    share: float = 0.6
+    mix: float = 0.1
+    start_step: int = 0
+    full_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """What is minimised, a label.
+
+    Attributes:
+        ctc: Weight of the CTC loss in [0, 1]; the decoder's cross-entropy has the rest. 0 trains no CTC head.
+        ctc_blocks: Blocks, counted from 1, whose output the CTC head also reads.
+        ctc_blocks_share: Share of the CTC loss that they have together, in [0, 1].
+        label_smoothing: In [0, 1).
+        guided_steps: First updates that also learn from exact times, where known; as many again fade this out.
+        saliency: Weight of the loss on the saliency itself, for examples with exact times; 0 is off.
+        saliency_start: First update with it.
+        saliency_every: It is computed on one of so many updates; an update with it takes about six times as long.
+        saliency_max_frames: It is not computed on batches with longer examples than this.
+        saliency_examples: Examples of a batch whose saliency is trained.
+        saliency_labels: Labels of each of them.
+    """
+
+    ctc: float = 0.3
+    ctc_blocks: tuple[int, ...] = ()
+    ctc_blocks_share: float = 0.3
+    label_smoothing: float = 0.1
+    guided_steps: int = 0
+    saliency: float = 0.0
+    saliency_start: int = 0
+    saliency_every: int = 1
+    saliency_max_frames: int = 1280
+    saliency_examples: int = 8
+    saliency_labels: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RemedyConfig:
+    """Remedies against encoders that reverse time, all off by default (method of Schmitt et al. 2025).
+
+    Attributes:
+        self_attention_from: Before this update each encoder frame attends to itself alone.
+        centre_attention_until: Up to this update every label attends to the middle frame alone.
+        centre_attention_fade: So many updates after that it goes over to the learned weights.
+    """
+
+    self_attention_from: int = 0
+    centre_attention_until: int = 0
+    centre_attention_fade: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """AdamW with clipping and a learning rate schedule.
+
+    Attributes:
+        peak: Highest learning rate.
+        warmup: Updates of linear growth to it.
+        schedule: "cosine" falls to ``peak * final`` at the last update; "inverse_sqrt" as 1 / sqrt(update).
+        final: Share of the peak at the end of a cosine.
+        b2: Decay of the second moment.
+        weight_decay: Decoupled, on matrices only.
+        clip: Largest global norm of the gradient.
+        average: Decay of the running mean of the parameters, which is what is kept as the model; 0 is none.
+        precision: What the network computes in; parameters, norms, softmax and losses stay float32.
+    """
+
+    peak: float = 2e-3
+    warmup: int = 500
+    schedule: ScheduleName = "cosine"
+    final: float = 0.02
+    b2: float = 0.98
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    average: float = 0.999
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """How the run is watched and kept.
+
+    Attributes:
+        report_every: Updates between lines of metrics.
+        checkpoint_every: Updates between checkpoints, which a killed run resumes from.
+        keep: Checkpoints kept.
+        export_every: Updates between model folders for later comparison; 0 for none but the last and the best.
+        dev_every: Updates between measurements on the dev utterances.
+        patience: Measurements without a better phone error rate before the run stops; 0 never stops.
+    """
+
+    report_every: int = 20
+    checkpoint_every: int = 250
+    keep: int = 2
+    export_every: int = 1000
+    dev_every: int = 500
+    patience: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole run. The same file, data, device and versions give the same model.
+
+    Attributes:
+        name: Of the model.
+        steps: Updates.
+        seed: Of everything random.
+    """
+
+    name: str = "model"
+    steps: int = 3000
+    seed: int = 1
+    network: AEDConfig = field(default_factory=AEDConfig)
+    features: LogMel = field(default_factory=LogMel)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    remedies: RemedyConfig = field(default_factory=RemedyConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def problems(self) -> list[str]:
+        """What is wrong with it, one sentence each."""
+        data, loss, run = self.data, self.loss, self.run
+        found = [] if data.train else ["data.train names no speech to train on"]
+        found += [
+            f"{name} must be at least 1, got {value}"
+            for name, value in {
+                "steps": self.steps,
+                "data.frames_per_batch": data.frames_per_batch,
+                "loss.saliency_every": loss.saliency_every,
+                "run.report_every": run.report_every,
+                "run.checkpoint_every": run.checkpoint_every,
+                "run.keep": run.keep,
+                "run.dev_every": run.dev_every,
+            }.items()
+            if value < 1
+        ]
+        found += [
+            f"{name} must lie in [0, 1], got {value}"
+            for name, value in {
+                "augment.share": self.augment.share,
+                "augment.mix": self.augment.mix,
+                "data.join": data.join,
+                "loss.ctc": loss.ctc,
+                "loss.ctc_blocks_share": loss.ctc_blocks_share,
+            }.items()
+            if not 0 <= value <= 1
+        ]
+        if not 0 <= data.hold_out <= 0.5:
+            found.append(f"data.hold_out must lie in [0, 0.5], got {data.hold_out}")
+        if not 0 <= self.loss.label_smoothing < 1 or not 0 <= self.optimizer.average < 1:
+            found.append("loss.label_smoothing and optimizer.average must lie in [0, 1)")
+        if len(data.lengths) != len(data.shares) or not data.lengths or min(data.shares, default=0) < 0:
+            found.append(f"data.lengths {data.lengths} needs as many data.shares >= 0, got {data.shares}")
+        if list(data.lengths) != sorted(set(data.lengths)) or any(n % 160 or n <= 0 for n in data.lengths):
+            found.append(f"data.lengths must be increasing multiples of 160 frames, got {data.lengths}")
+        blocks = (0, *loss.ctc_blocks, self.network.encoder_layers)
+        if list(blocks) != sorted(set(blocks)):
+            found.append(f"loss.ctc_blocks {loss.ctc_blocks} must increase within 1..{self.network.encoder_layers - 1}")
+        return found
+
+
+_SECTIONS = {
+    "network": AEDConfig,
+    "features": LogMel,
+    "data": DataConfig,
+    "augment": AugmentConfig,
+    "loss": LossConfig,
+    "remedies": RemedyConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunConfig,
+}
+
+
+def read(path: str | Path, *, changes: Sequence[str] = ()) -> TrainConfig:
+    """The run that a TOML file describes; what it leaves out has the default.
+
+    Args:
+        path: The file.
+        changes: Options in place of those in the file, each as a line of TOML such as "optimizer.peak=1e-3".
+
+    Raises:
+        FormatError: If the file cannot be read, names an option that does not exist, or an option has a value
+            of the wrong kind or out of range. All problems are named.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FormatError(f"{path}: unreadable training config: {error}") from error
+    for change in changes:
+        try:
+            _merge(table, tomllib.loads(change))
+        except tomllib.TOMLDecodeError as error:
+            example = 'optimizer.peak=1e-3 or name="mine"'
+            raise FormatError(f"{change!r} changes no option: {error}; write it as in TOML, {example}") from error
+    return parse(table, str(path))
+
+
+def _merge(table: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
+
+
+def parse(table: dict[str, Any], name: str) -> TrainConfig:
+    """`read` for a table that was read already; ``name`` is for messages.
+
+    Raises:
+        FormatError: As in `read`.
+    """
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    top = {key: value for key, value in table.items() if key not in _SECTIONS}
+    for key, kind in _SECTIONS.items():
+        values = table.get(key, {})
+        if not isinstance(values, dict):
+            problems.append(f"{key} must be a table, [{key}]")
+            continue
+        values = dict(values)
+        if kind is DataConfig:
+            values |= {part: _sources(values[part], part, problems) for part in ("train", "dev") if part in values}
+        checked = _checked(kind, values, f"{key}.", problems)
+        try:
+            sections[key] = kind(**checked)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    checked = _checked(TrainConfig, top, "", problems)
+    if not problems:
+        config = TrainConfig(**checked, **sections)
+        problems = config.problems()
+        if not problems:
+            return config
+    raise FormatError(f"{name}: {'; '.join(problems)}")
+
+
+def _checked(kind: type, values: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """``values`` as the fields of ``kind`` want them; what does not fit goes to ``problems``."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in _SECTIONS}
+    good: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            problems.append(f"there is no option {prefix}{key}; there are {', '.join(sorted(fields))}")
+            continue
+        default = fields[key].default
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        choices = get_args(fields[key].type) if get_origin(fields[key].type) is Literal else ()
+        if choices and value not in choices:
+            problems.append(f"{prefix}{key} must be one of {', '.join(choices)}, got {value!r}")
+        elif type(value) is not type(default):
+            problems.append(f"{prefix}{key} must be {_kind(default)}, got {value!r}")
+        elif isinstance(value, tuple) and isinstance(default, tuple) and default:
+            allowed = (int, float) if isinstance(default[0], float) else (type(default[0]),)
+            if all(type(part) in allowed for part in value):
+                good[key] = tuple(type(default[0])(part) for part in value)
+            else:
+                problems.append(f"{prefix}{key} must be a list, each {_kind(default[0])}, got {list(value)!r}")
+        else:
+            good[key] = value
+    return good
+
+
+def _kind(default: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list"}
+    return names[type(default)]
+
+
+def _sources(tables: Any, part: str, problems: list[str]) -> tuple[Source, ...]:
+    if not isinstance(tables, list) or not all(isinstance(t, dict) and isinstance(t.get("path"), str) for t in tables):
+        problems.append(f'data.{part} must be a list of tables such as {{ path = "train.jsonl" }}')
+        return ()
+    found = []
+    for table in tables:
+        weights = table.get("weights", {})
+        if set(table) - {"path", "weights"}:
+            problems.append(f"data.{part} knows path and weights, got {sorted(table)}")
+        if not isinstance(weights, dict) or not all(type(w) in (int, float) and w > 0 for w in weights.values()):
+            problems.append(f"data.{part}: weights must be a table of numbers > 0 by set, got {weights!r}")
+            continue
+        found.append(Source(table["path"], {name: float(weight) for name, weight in weights.items()}))
+    return tuple(found)

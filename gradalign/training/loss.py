@@ -1,0 +1,202 @@
+"""What training minimises: decoder, CTC, and what exact times of synthetic speech teach."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from gradalign.gradients import saliency
+from gradalign.nn.aed import AED
+from gradalign.training.augment import augment
+from gradalign.training.config import LossConfig
+from gradalign.training.data import Batch
+
+MAX_POSITION = 300.0
+"""First position codes of the decoder in training reach up to here, so that long recordings meet none never seen."""
+
+CTC_LIMIT = 20.0
+"""Largest CTC loss a label: an utterance without a path costs this much and has no gradient."""
+
+
+class Shares(NamedTuple):
+    """What changes from update to update; all in [0, 1], None where it is 1 throughout.
+
+    Attributes:
+        augment: Share of examples that are changed.
+        guide: Weight of the losses on exact times.
+        self_attention: Share of the encoder's learned self-attention.
+        cross_attention: Share of the decoder's learned cross-attention.
+    """
+
+    augment: Float[Array, ""]
+    guide: Float[Array, ""]
+    self_attention: Float[Array, ""] | None
+    cross_attention: Float[Array, ""] | None
+
+
+def losses(
+    network: AED,
+    batch: Batch,
+    key: PRNGKeyArray,
+    shares: Shares,
+    config: LossConfig,
+    *,
+    mix: float = 0.0,
+    with_saliency: bool = False,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss a label, and what it is made of.
+
+    Args:
+        network: The model.
+        batch: Examples of one bucket.
+        key: Augmentation, positions and dropout.
+        shares: What holds at this update.
+        config: Weights.
+        mix: Share of the changed examples that get background speech.
+        with_saliency: Whether the saliency itself is trained at this update.
+
+    Returns:
+        The loss; and by name ``loss``, ``attention`` (smoothed cross-entropy of the decoder), ``ctc``,
+        ``frame`` and ``guide`` (see `timing_losses`), ``saliency`` and ``accuracy`` (of the decoder given the
+        right history).
+    """
+    n_examples, n_rows = batch.features.shape[:2]
+    keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
+    features, n_frames, rates = _augmented(batch, shares.augment, mix, keys[:, 0])
+    # Half of the examples start at position 0, as all do later; the others at positions that only long
+    # recordings reach.
+    drawn = jax.vmap(jax.random.uniform)(keys[:, 1]) * 2 * MAX_POSITION - MAX_POSITION
+    position = jnp.floor(jnp.maximum(drawn, 0.0)) * (shares.augment > 0)
+
+    def one(x, n, y, p, k):
+        return network.training_pass(
+            x,
+            n,
+            y,
+            k,
+            first_position=p,
+            self_attention=shares.self_attention,
+            cross_attention=shares.cross_attention,
+            ctc_blocks=config.ctc_blocks,
+        )
+
+    out = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
+    decoder_loss, accuracy = decoder_losses(out.log_probs, batch, config.label_smoothing)
+    subsampling = n_rows // out.ctc_log_probs.shape[2]
+    ctc_loss = jax.vmap(lambda heard: ctc_losses(heard, n_frames, batch, subsampling), 1)(out.ctc_log_probs)
+    own = (1 - config.ctc_blocks_share) if config.ctc_blocks else 1.0
+    middle = ctc_loss[:-1].mean() * (1 - own) if config.ctc_blocks else 0.0
+    loss = (1 - config.ctc) * decoder_loss + config.ctc * (own * ctc_loss[-1] + middle)
+    frame_loss, guide_loss = timing_losses(batch, rates, out.ctc_log_probs[:, -1], out.attention, subsampling)
+    loss = loss + shares.guide * (frame_loss + guide_loss)
+    parts = {"attention": decoder_loss, "ctc": ctc_loss[-1], "frame": frame_loss, "guide": guide_loss}
+    if with_saliency:
+        parts["saliency"] = saliency_loss(network, batch, features, n_frames, rates, jax.random.fold_in(key, 1), config)
+        loss = loss + config.saliency * parts["saliency"]
+    return loss, {"loss": loss, **parts, "accuracy": accuracy}
+
+
+def _augmented(batch: Batch, share: Float[Array, ""], mix: float, keys: Array):
+    features, n_frames = jnp.asarray(batch.features), jnp.asarray(batch.n_frames)
+    # The neighbour in the batch is as good a stranger as any.
+    background = jnp.roll(features, 1, axis=0)
+    others = jnp.roll(n_frames, 1)
+    return jax.vmap(lambda x, n, b, m, k: augment(x, n, share, k, background=b, n_background=m, mix=mix))(
+        features, n_frames, background, others, keys
+    )
+
+
+def decoder_losses(
+    log_probs: Float[Array, "examples positions vocabulary"], batch: Batch, smoothing: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross-entropy a label with label smoothing (Szegedy et al. 2016, section 7), and the accuracy.
+
+    The sentence end is a label, id 0.
+    """
+    at = jnp.arange(batch.labels.shape[1] + 1)[None, :]
+    # An example without labels is padding: no sentence end is asked of it.
+    counted = (at <= batch.n_labels[:, None]) & (batch.n_labels > 0)[:, None]
+    target = jnp.where(at < batch.n_labels[:, None], jnp.pad(batch.labels, ((0, 0), (0, 1))), 0)
+    chosen = jnp.take_along_axis(log_probs, target[:, :, None], axis=2)[:, :, 0]
+    smoothed = (1 - smoothing) * chosen + smoothing * log_probs.mean(-1)
+    right = (log_probs.argmax(-1) == target) & counted
+    return -(smoothed * counted).sum() / batch.n_labels.sum(), right.sum() / counted.sum()
+
+
+def ctc_losses(
+    ctc_log_probs: Float[Array, "examples encoder_frames vocabulary"],
+    n_frames: Int[np.ndarray | Array, " examples"],
+    batch: Batch,
+    subsampling: int,
+) -> Float[Array, ""]:
+    """CTC loss a label (Graves et al. 2006), at most `CTC_LIMIT` for an utterance."""
+    frame_pad = jnp.arange(ctc_log_probs.shape[1])[None, :] >= -(-n_frames // subsampling)[:, None]
+    label_pad = jnp.arange(batch.labels.shape[1])[None, :] >= batch.n_labels[:, None]
+    lost = optax.ctc_loss(ctc_log_probs, frame_pad.astype(jnp.float32), batch.labels, label_pad.astype(jnp.float32))
+    lost = jnp.where(batch.n_labels > 0, lost, 0.0)
+    return jnp.minimum(lost, CTC_LIMIT * batch.n_labels).sum() / batch.n_labels.sum()
+
+
+def timing_losses(
+    batch: Batch,
+    rates: Float[Array, " examples"],
+    ctc_log_probs: Float[Array, "examples encoder_frames vocabulary"],
+    attention: Float[Array, "examples positions encoder_frames"],
+    subsampling: int = 4,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """What exact times teach a network that does not know speech yet; both are a mean over labels.
+
+    Without them the CTC head predicts blank for its first thousand steps, and attention wanders for
+    thousands more. The trainer takes them away early on.
+
+    Returns:
+        The cross-entropy of the CTC head inside labels, and minus the log of the attention mass that
+        falls on the label or at most two encoder frames beside it.
+    """
+    spans = batch.spans / rates[:, None, None]
+    known = (batch.spans[:, :, 0] >= 0)[:, :, None]
+    centre = float(subsampling) * jnp.arange(ctc_log_probs.shape[1])[None, None, :]
+    inside = known & (spans[:, :, :1] <= centre) & (centre < spans[:, :, 1:])
+    spoken = jnp.take_along_axis(ctc_log_probs, batch.labels[:, None, :], axis=2).transpose(0, 2, 1)
+    frame_loss = -(spoken * inside).sum() / jnp.maximum(inside.sum(), 1)
+    slack = 2.0 * subsampling
+    near = known & (spans[:, :, :1] - slack <= centre) & (centre < spans[:, :, 1:] + slack)
+    mass = (attention[:, :-1] * near).sum(-1)
+    guide_loss = -(jnp.log(mass + 0.01) * known[:, :, 0]).sum() / jnp.maximum(known.sum(), 1)
+    return frame_loss, guide_loss
+
+
+def saliency_loss(
+    network: AED, batch: Batch, features: Any, n_frames: Any, rates: Any, key: PRNGKeyArray, config: LossConfig
+) -> Float[Array, ""]:
+    """How far the saliency of labels strays from their true intervals.
+
+    For a few random labels of a few examples with known times: the cross-entropy between the share of the
+    label's saliency (L2 norm at the log-mel frames) at each frame and the uniform distribution over the
+    frames of its interval. The saliency is a gradient, so this is differentiated twice.
+    """
+    spans = batch.spans / rates[:, None, None]
+    known = batch.spans[:, :, 0] >= 0
+    frame = jnp.arange(features.shape[1])[None, :]
+
+    def one(x, n, labels, known, spans, key):
+        # Random labels with known times first.
+        order = jax.random.uniform(key, known.shape) - known
+        chosen = jnp.argsort(order)[: config.saliency_labels]
+        found = saliency(lambda y: network.label_log_probs(y, labels, n)[chosen], x, chunk=config.saliency_labels)
+        share = found / (found.sum(1, keepdims=True) + 1e-20) + 1e-8
+        first, last = spans[chosen, 0][:, None], spans[chosen, 1][:, None]
+        inside = (frame >= first) & (frame < last) & (frame < n)
+        target = inside / jnp.maximum(inside.sum(1, keepdims=True), 1)
+        return -(target * jnp.log(share)).sum(1) * known[chosen], known[chosen]
+
+    # Examples with the most known times first.
+    best = jnp.argsort(-known.sum(1))[: min(config.saliency_examples, features.shape[0])]
+    keys = jax.random.split(key, len(best))
+    loss, counted = jax.vmap(one)(
+        features[best], n_frames[best], jnp.asarray(batch.labels)[best], known[best], spans[best], keys
+    )
+    return loss.sum() / jnp.maximum(counted.sum(), 1)

@@ -1,0 +1,273 @@
+"""The training run: resumed as if unbroken, the same on two devices, stopped by a NaN with nothing lost."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+from jax.sharding import Mesh
+
+from gradalign.bundle import load
+from gradalign.cli import main
+from gradalign.errors import FormatError, GradalignError
+from gradalign.nn.aed import AED
+from gradalign.training.checkpoint import TrainState
+from gradalign.training.config import read
+from gradalign.training.data import Corpus, batch, mixture
+from gradalign.training.flops import matmul_flops, matmul_peak
+from gradalign.training.loop import place, settings_of, shares_at, train, update
+from gradalign.training.optimizer import optimizer, schedule
+
+PHONES = ("AA", "K", "S", "M")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """Tones, one for each phone, with exact times."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(3)
+    lines = []
+    for number in range(40):
+        said = rng.integers(0, 4, size=rng.integers(3, 7))
+        edges = np.concatenate([[0.0], np.cumsum(rng.uniform(0.12, 0.2, size=len(said)))])
+        t = np.arange(round(16_000 * edges[-1])) / 16_000
+        pitch = 300.0 * 2.0 ** said[np.searchsorted(edges, t, side="right").clip(1, len(said)) - 1]
+        samples = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.01 * rng.normal(size=len(t))
+        soundfile.write(folder / f"{number}.wav", samples, 16_000)
+        phones = [[round(a, 4), round(b, 4), PHONES[i]] for a, b, i in zip(edges, edges[1:], said, strict=False)]
+        lines.append({"audio_filepath": f"{number}.wav", "text": "tones", "id": f"tones-{number}", "phones": phones})
+    (folder / "tones.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "run.toml").write_text(
+        'name = "tones"\nsteps = 12\n[network]\ndim = 16\nheads = 2\nencoder_layers = 2\ndecoder_layers = 1\n'
+        "feed_forward_dim = 32\nstem_channels = 4\nconv_kernel = 5\nn_mels = 20\n[features]\nn_mels = 20\n"
+        '[data]\ntrain = [{ path = "tones.jsonl" }]\nhold_out = 0.1\nframes_per_batch = 640\nlengths = [160]\n'
+        "shares = [1.0]\n[optimizer]\nwarmup = 3\n[augment]\nstart_step = 2\nfull_step = 6\n[loss]\nctc_blocks = [1]\n"
+        "guided_steps = 4\n[run]\nreport_every = 4\ncheckpoint_every = 4\ndev_every = 6\nexport_every = 0\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(recordings: Path):
+    return read(recordings / "run.toml")
+
+
+@pytest.fixture(scope="module")
+def unbroken(recordings: Path, config, tmp_path_factory):
+    """A run from start to end, and the lines it reported."""
+    out, lines = tmp_path_factory.mktemp("unbroken"), []
+    done = train(config, out, data=recordings, report=lines.append)
+    return out, done, lines
+
+
+def params(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "params.safetensors")
+
+
+def assert_same(left: Path, right: Path) -> None:
+    ours, theirs = params(left), params(right)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_run_leaves_models_metrics_and_its_config(unbroken):
+    out, done, lines = unbroken
+    assert (done.step, done.reason) == (12, "finished")
+    assert load(done.model).name == "tones"
+    assert done.best == out / "models" / "best"
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["part"]) for line in logged] == [
+        (1, "train"),
+        (4, "train"),
+        (6, "dev"),
+        (8, "train"),
+        (12, "train"),
+        (12, "dev"),
+    ]
+    assert done.per == min(line["per"] for line in logged if line["part"] == "dev")
+    assert json.loads((out / "config.json").read_text())["steps"] == 12
+    assert any("of matmul peak" in line for line in lines)
+    assert list((out / "tensorboard").iterdir())
+
+
+def test_a_run_broken_twice_and_resumed_is_the_unbroken_one(unbroken, recordings: Path, config, tmp_path: Path):
+    out, _, _ = unbroken
+    for stop_after in (3, 5, None):
+        done = train(config, tmp_path, data=recordings, resume=True, stop_after=stop_after)
+    assert done.reason == "finished"
+    assert_same(out / "models" / "last", tmp_path / "models" / "last")
+    assert_same(out / "models" / "best", tmp_path / "models" / "best")
+    # The means of a window that was broken are over less; what is measured on the same state is the same.
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (out, tmp_path)
+    )
+    assert [line for line in ours if line["part"] == "dev"] == [line for line in theirs if line["part"] == "dev"]
+    assert [line["step"] for line in theirs if line["part"] == "train" and line["step"] % 4 == 0] == [4, 8, 12]
+
+
+def test_a_killed_process_resumes_bit_for_bit(unbroken, recordings: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "gradalign", "train", str(recordings / "run.toml"), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "run" / "checkpoints" / "4"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.05)
+    time.sleep(float(np.random.default_rng().uniform(0.0, 0.5)))  # anywhere after that, or even finished
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--resume"], env=os.environ, stdout=subprocess.DEVNULL, check=True)
+    assert_same(unbroken[0] / "models" / "last", tmp_path / "run" / "models" / "last")
+
+
+def test_two_devices_compute_what_one_does(config, recordings: Path):
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(1, 5, size=4).astype(np.int32) for _ in range(20)]
+    features = [np.repeat(y, 20)[:, None].astype(np.float16) * np.ones((1, 20), np.float16) for y in labels]
+    spans = [20.0 * np.arange(4)[:, None] + np.array([[0.0, 20.0]]) for _ in labels]
+    corpus = Corpus("planted", features, labels, spans, 1.0, [str(i) for i in range(20)])
+    drawn, _ = batch(mixture([corpus], config.data, hop_s=0.01, seed=0, devices=2), 1)
+    tx = optimizer(config.optimizer, 10)
+    results = []
+    assert len(jax.devices()) >= 2, "tests/conftest.py asks for two"
+    for devices in (jax.devices()[:1], jax.devices()[:2]):
+        graph, start = nnx.split(AED(config.network, rngs=nnx.Rngs(0)))
+        mesh = Mesh(np.array(devices), ("data",))
+        spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        state = jax.device_put(TrainState(start, jax.tree.map(jnp.copy, start), tx.init(start)), spread)
+        placed = place(drawn, mesh)
+        assert len(placed.features.addressable_shards) == len(devices)
+        for step in (1, 2):
+            key = jax.random.fold_in(jax.random.key(0), step)
+            settings = settings_of(config, salient=False)
+            shares = shares_at(config, 20)
+            state, metrics = update(state, placed, key, shares, graph=graph, tx=tx, settings=settings)
+        results.append((jax.device_get(state.params), jax.device_get(metrics)))
+    (one, one_metrics), (two, two_metrics) = results
+    assert float(one_metrics["loss"]) == pytest.approx(float(two_metrics["loss"]), rel=1e-5)
+    # Sums in another order, and Adam divides by small numbers: equal but for rounding.
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_batch_and_keeps_the_state(
+    recordings: Path, config, tmp_path: Path
+):
+    wild = dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, peak=1e30, clip=1e30, warmup=1),
+        run=dataclasses.replace(config.run, checkpoint_every=100),
+    )
+    with pytest.raises(GradalignError, match=r"update \d+: the loss is (nan|inf).*Utterances of the batch: tones-\d+"):
+        train(wild, tmp_path, data=recordings)
+    from gradalign.training.checkpoint import Checkpoints
+
+    kept = Checkpoints(tmp_path / "checkpoints", keep=1)
+    _, start = nnx.split(AED(wild.network, rngs=nnx.Rngs(0)))
+    tx = optimizer(wild.optimizer, 12)
+    like = jax.device_put(TrainState(start, start, tx.init(start)), jax.devices()[0])
+    step = kept.latest()
+    assert step is not None
+    state, _ = kept.restore(step, like)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.moments)))
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(recordings: Path, config, tmp_path: Path):
+    still = dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, peak=0.0),
+        run=dataclasses.replace(config.run, dev_every=1, patience=2),
+    )
+    done = train(still, tmp_path, data=recordings)
+    assert (done.step, done.reason) == (3, "no better")
+    assert done.model is not None
+
+
+def test_a_folder_with_a_run_is_not_overwritten(unbroken, recordings: Path, config):
+    out, _, _ = unbroken
+    with pytest.raises(FormatError, match=r"holds a run already; go on with --resume"):
+        train(config, out, data=recordings)
+    other = dataclasses.replace(config, steps=13)
+    with pytest.raises(FormatError, match=r"another config \(steps differ\)"):
+        train(other, out, data=recordings, resume=True)
+
+
+def test_schedules_warm_up_and_fall():
+    from gradalign.training.config import OptimizerConfig
+
+    cosine = schedule(OptimizerConfig(peak=1.0, warmup=10, final=0.1), 100)
+    assert [float(cosine(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1], abs=1e-5)
+    root = schedule(OptimizerConfig(peak=1.0, warmup=10, schedule="inverse_sqrt"), 100)
+    assert [float(root(step)) for step in (5, 10, 40, 90)] == pytest.approx([0.5, 1.0, 0.5, 1 / 3], abs=1e-5)
+
+
+def test_remedies_change_with_the_update(config):
+    from gradalign.training.config import RemedyConfig
+
+    assert shares_at(config, 1)[2:] == (None, None)
+    remedies = RemedyConfig(self_attention_from=5, centre_attention_until=10, centre_attention_fade=10)
+    with_them = dataclasses.replace(config, remedies=remedies)
+    assert [float(shares_at(with_them, step).self_attention) for step in (1, 4, 5, 9)] == [0, 0, 1, 1]
+    assert [float(shares_at(with_them, step).cross_attention) for step in (1, 10, 15, 20, 30)] == [0, 0, 0.5, 1, 1]
+    assert [float(shares_at(config, step).guide) for step in (1, 4, 6, 8, 20)] == [1, 1, 0.5, 0, 0]
+    shares = [float(shares_at(config, step).augment) for step in (1, 2, 4, 6, 9)]
+    assert shares == pytest.approx([0, 0, 0.3, 0.6, 0.6])
+
+
+def test_weight_decay_spares_biases_and_norms(config):
+    _, start = nnx.split(AED(config.network, rngs=nnx.Rngs(0)))
+    settings = dataclasses.replace(config.optimizer, warmup=0, peak=1.0, weight_decay=0.5)
+    tx = optimizer(settings, 10)
+    ones = jax.tree.map(jnp.ones_like, start)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, start), tx.init(start), ones)
+    flat = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+    decayed = {name for name, leaf in flat.items() if leaf.any()}
+    assert all(any(part in name for part in ("kernel", "embedding", "depthwise")) for name in decayed)
+    assert not any("bias" in name or "scale" in name or "shift" in name for name in decayed)
+    assert sum("kernel" in name for name in decayed) > 10
+
+
+def test_flops_are_counted_through_scans_and_gradients():
+    a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+    assert matmul_flops(lambda a, b: a @ b, a, b) == 2 * 3 * 4 * 5
+
+    def repeated(x, w):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0].sum()
+
+    assert matmul_flops(jax.jit(repeated), jnp.ones((3, 4)), jnp.ones((4, 4))) == 7 * 2 * 3 * 4 * 4
+    assert matmul_flops(jax.grad(repeated, (0, 1)), jnp.ones((3, 4)), jnp.ones((4, 4))) == 3 * 7 * 2 * 3 * 4 * 4
+    assert matmul_peak(64, rounds=1) > 0
+
+
+def test_the_command_says_what_is_wrong(recordings: Path, tmp_path: Path, capsys):
+    def fails(*argv: str) -> str:
+        try:
+            status = main(["train", *argv])
+        except SystemExit as leaving:
+            status = leaving.code
+        assert status in (1, 2)
+        return capsys.readouterr().err
+
+    run, out = str(recordings / "run.toml"), str(tmp_path / "out")
+    assert "no such training config" in fails(str(tmp_path / "missing.toml"), "-o", out)
+    assert "no model 'nonesuch'" in fails("nonesuch", "-o", out)
+    assert "where to? give -o FOLDER" in fails(run)
+    assert "no option optimiser" in fails(run, "-o", out, "--set", "optimiser.peak=1.0")
+    assert "no such file" in fails(run, "-o", out, "--data", str(tmp_path))
+    assert not Path(out, "models").exists()
+
+
+def test_checking_a_corpus_reports_counts_and_names(recordings: Path, capsys):
+    assert main(["train", str(recordings / "run.toml"), "--check"]) == 0
+    assert "40 utterances, 40 usable" in capsys.readouterr().out
