@@ -3,7 +3,7 @@
     python benchmarks/recognition.py                                     # synthetic speech, made here
     python benchmarks/recognition.py --manifest ../shared/data/dev.jsonl # and recordings of people
 
-A manifest is JSON lines with ``audio_filepath`` (relative to it), ``text``, ``set`` and ``id``. What was said is taken
+A manifest is JSON lines as `gradalign.manifest` reads them, each of a whole recording. What was said is taken
 from the text through the lexicon, the first pronunciation of each word; the column "any variant" forgives where another
 pronunciation of the lexicon was heard. Synthetic speech is by voices that no shipped model was trained on, and its
 phones are those that the engine said. Nothing is tuned here.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from accuracy import HELD_OUT_VOICES, _about, from_synthesis
 
-from gradalign import audio
+from gradalign import audio, manifest
 from gradalign.bundle import Bundle, load
 from gradalign.error_rate import PhoneErrors, edit_distance, fewest_edits, rate_interval
 from gradalign.errors import GradalignError
@@ -43,20 +43,19 @@ class Spoken:
     variants: tuple[tuple[tuple[str, ...], ...], ...]
 
 
-def from_manifest(manifest: Path, sets: list[str], limit: int | None) -> Iterator[Spoken]:
+def from_manifest(path: Path, sets: list[str], limit: int | None) -> Iterator[Spoken]:
     """The recordings of some sets, each with the phones of its text."""
     counts = dict.fromkeys(sets, 0)
-    for line in manifest.read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        group = entry["set"]
+    for entry in manifest.read_manifest(path):
+        group = entry.set
         if group not in counts or (limit and counts[group] >= limit):
             continue
         counts[group] += 1
-        said = Transcript.from_text(entry["text"])
+        said = Transcript.from_text(entry.text)
         variants = tuple(tuple(way.phones for way in word) for word in said.variants)
-        yield Spoken(entry["id"], group, manifest.parent / entry["audio_filepath"], said.labels, variants)
+        yield Spoken(entry.id, group, entry.audio, said.labels, variants)
     for group in [group for group, n in counts.items() if not n]:
-        print(f"{group} left out: {manifest} holds no such set", file=sys.stderr)
+        print(f"{group} left out: {path} holds no such set", file=sys.stderr)
 
 
 def from_voices(limit: int | None) -> Iterator[Spoken]:
@@ -192,8 +191,7 @@ def main() -> None:
     if not args.no_synthetic:
         recordings += from_voices(args.limit)
     if not recordings:
-        print("nothing to recognise: give --manifest, or install flite and festival for synthetic speech")
-        return
+        parser.error("nothing to recognise: give --manifest, or install flite and festival for synthetic speech")
     bundle = load(args.model)
     rows = measure(recordings, hear(recordings, bundle, args.beam))
     show(rows)

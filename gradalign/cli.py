@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed, so that help and wrong paths are 
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -228,25 +229,26 @@ def _add_plot(command: argparse.ArgumentParser) -> None:
 
 def _add_recognise(command: argparse.ArgumentParser) -> None:
     command.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings (WAV, FLAC, Ogg, Opus, MP3, ...)")
+    count = _number("a whole number, at least 1", 1.0, whole=True)
     command.add_argument("--words", metavar="WORDLIST", type=Path, help="hear words of this text file, not phones")
     command.add_argument(
-        "--beam", metavar="N", type=_count, default=4, help="hypotheses kept; more takes longer (default: %(default)s)"
+        "--beam", metavar="N", type=count, default=4, help="hypotheses kept; more takes longer (default: %(default)s)"
     )
     command.add_argument(
         "--ctc-weight",
         metavar="W",
-        type=_share,
+        type=_number("a number from 0 to 1", 0.0, 1.0),
         default=0.3,
         help="share of the CTC head in the score, from 0 to 1; the rest is the decoder's (default: %(default)s)",
     )
     command.add_argument(
         "--word-penalty",
         metavar="X",
-        type=float,
+        type=_number("a number", -1e9, 1e9),
         help="subtracted for each word; more gives fewer and longer words (default: log of the number of words / 2)",
     )
     command.add_argument(
-        "--n-best", metavar="N", type=_count, default=1, help="print this many hypotheses at most (default: 1)"
+        "--n-best", metavar="N", type=count, default=1, help="print this many hypotheses at most (default: 1)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, one object a recording, each on a line")
     command.add_argument("-o", "--output", metavar="FILE", help="write there (default: standard output)")
@@ -256,24 +258,19 @@ def _add_recognise(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
 
 
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1; got {text!r}")
-    return number
+def _number(expected: str, low: float, high: float = math.inf, *, whole: bool = False) -> Callable[[str], int | float]:
+    """What reads an option whose value lies from ``low`` to ``high``."""
 
+    def read(text: str) -> int | float:
+        try:
+            number = int(text) if whole else float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}")
+        return number
 
-def _share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text!r}")
-    return number
+    return read
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
@@ -309,10 +306,14 @@ def _add_synth(command: argparse.ArgumentParser) -> None:
     )
     length = command.add_mutually_exclusive_group()
     length.add_argument(
-        "--hours", metavar="H", type=_hours, help="stop when this much is full, and read texts again until then"
+        "--hours",
+        metavar="H",
+        type=_number("a number of hours above 0, up to 10000", 1e-9, 1e4),
+        help="stop when this much is full, and read texts again until then",
     )
     length.add_argument("--each", action="store_true", help="every voice reads every text (default: two of them do)")
-    command.add_argument("--seed", metavar="N", type=int, default=0, help="of every choice (default: %(default)s)")
+    seed = _number("a whole number, at least 0", 0.0, whole=True)
+    command.add_argument("--seed", metavar="N", type=seed, default=0, help="of every choice (default: %(default)s)")
     command.add_argument(
         "--augment",
         metavar="NAME[=LOW:HIGH]",
@@ -324,16 +325,6 @@ def _add_synth(command: argparse.ArgumentParser) -> None:
     command.add_argument("--list-voices", action="store_true", help="list all voices, then stop")
     command.add_argument("--overwrite", action="store_true", help="replace a corpus made with other options")
     command.add_argument("--quiet", action="store_true", help="no progress and no report, only warnings and errors")
-
-
-def _hours(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 10000:
-        raise argparse.ArgumentTypeError(f"expected a number of hours above 0, got {text!r}")
-    return number
 
 
 def _add_info(command: argparse.ArgumentParser) -> None:

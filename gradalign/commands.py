@@ -250,9 +250,13 @@ def train(args: argparse.Namespace) -> int:
 
     path = Path(args.config)
     if not path.is_file():
-        if path.suffix:
-            raise FormatError(f"{path}: no such training config; expected a TOML file, see docs/training.md")
-        path = folder_of(args.config) / "train.toml"
+        try:
+            if path.suffix:
+                raise FormatError(f"{path}: no such file")
+            path = folder_of(args.config) / "train.toml"
+        except FormatError as error:
+            expected = "expected a TOML file (docs/training.md), or a model that has its recipe, train.toml"
+            raise FormatError(f"no such training config: {error}. {expected}") from error
         if not path.is_file():
             raise FormatError(f"model {args.config} comes without a recipe: there is no {path}")
     config = configs.read(path, changes=args.set)
@@ -286,7 +290,9 @@ def train(args: argparse.Namespace) -> int:
     )
     if done.reason == "interrupted":
         note("", quiet=args.quiet)
-        say("error", f"interrupted after update {done.step} of {config.steps}; the same command with --resume goes on")
+        say(
+            "warning", f"interrupted after update {done.step} of {config.steps}; the same command with --resume goes on"
+        )
         return 130
     early = f", which is where it stopped: {config.run.patience} measurements without a better one"
     report(f"{done.model}: the model after update {done.step}{early if done.reason == 'no better' else ''}")
@@ -305,9 +311,9 @@ def _check_data(config: "TrainConfig", data: Path) -> int:
         chosen = [u for u in found if not source.weights or u.set in source.weights]
         report = manifest.check(chosen, max_duration_s=config.data.lengths[-1] * config.features.grid.hop_s)
         print(f"{source.path}: {report}")
-        missing = sorted(source.weights.keys() - {u.set for u in found})
+        missing = sorted(source.weights.keys() - {u.set for u in report.usable})
         if missing or not report.usable:
-            say("error", f"{source.path}: " + (f"no set {', '.join(missing)}" if missing else "nothing usable"))
+            say("error", f"{source.path}: nothing usable" + (f" of the set {', '.join(missing)}" if missing else ""))
             status = 1
     return status
 
@@ -343,6 +349,8 @@ def synth(args: argparse.Namespace) -> int:
     from gradalign.synth import corpus
     from gradalign.synth.augment import parse
 
+    if args.sets and not any(corpus.is_manifest(path) for path in args.texts or ()):
+        args.parser.error("--sets goes with --texts MANIFEST.jsonl")
     try:
         voices = engines.matching(args.voices or corpus.VOICES)
         augmentations = parse(args.augment)

@@ -1,6 +1,7 @@
 """From speech to labels or words: greedy and beam search with CTC and attention. No times: see `aligner`."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,7 @@ def recognise(
     References:
         Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", section IV-B.
     """
-    _check(beam, ctc_weight, max_labels)
+    _check(beam, ctc_weight, max_labels=max_labels)
     graph, state = nnx.split(bundle.network)
     encoded, valid, ctc = _heard(graph, state, features_of(waveform, bundle))
 
@@ -149,7 +150,7 @@ def recognise_words(
         AlignmentError: If a pronunciation has a label the model lacks, or the recording is empty,
             silent, too long, not mono or not finite.
     """
-    _check(beam, ctc_weight, None)
+    _check(beam, ctc_weight, word_penalty=word_penalty)
     texts = list(vocabulary)
     bundle.ids(tuple({label for variants in vocabulary.values() for way in variants for label in way}))
     number = {label: i for i, label in enumerate(bundle.labels, start=1)}
@@ -504,7 +505,7 @@ def _next_log_probs(graph, state, histories, at, encoded, valid):
     return jax.vmap(lambda history: network.decoder(history, encoded, valid)[0][at])(jnp.asarray(histories))
 
 
-def _check(beam: int, ctc_weight: float, max_labels: int | None) -> None:
+def _check(beam: int, ctc_weight: float, *, max_labels: int | None = None, word_penalty: float | None = None) -> None:
     problems = []
     if beam < 1:
         problems.append(f"beam must be at least 1 hypothesis, got {beam}")
@@ -512,5 +513,7 @@ def _check(beam: int, ctc_weight: float, max_labels: int | None) -> None:
         problems.append(f"ctc_weight must lie in [0, 1], got {ctc_weight}")
     if max_labels is not None and max_labels < 0:
         problems.append(f"max_labels must be 0 or more, got {max_labels}")
+    if word_penalty is not None and not math.isfinite(word_penalty):
+        problems.append(f"word_penalty must be finite, got {word_penalty}")
     if problems:
         raise ValueError("; ".join(problems))

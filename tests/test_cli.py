@@ -334,6 +334,7 @@ def test_a_folder_without_permission_is_refused(gradalign_):
         (("recognise", "rec.wav", "--beam", "0"), "--beam: expected a whole number, at least 1; got '0'"),
         (("recognise", "rec.wav", "--n-best", "two"), "--n-best: expected a whole number, at least 1; got 'two'"),
         (("recognise", "rec.wav", "--ctc-weight", "30"), "--ctc-weight: expected a number from 0 to 1; got '30'"),
+        (("recognise", "rec.wav", "--word-penalty", "nan"), "--word-penalty: expected a number; got 'nan'"),
         (("recognise", "rec.wav", "-o", "folder"), "-o folder: is a folder; expected one file"),
         (("recognise", "rec.wav", "--word-penalty", "1"), "--word-penalty goes with --words WORDLIST"),
         (("plot", "rec.wav", TEXT, "-o", "a.doc"), r"use \.png, \.pdf or \.svg"),

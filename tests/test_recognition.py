@@ -394,6 +394,8 @@ def test_a_vocabulary_that_cannot_be_used_says_why(tiny_bundle, waveform):
         recognise_words(tiny_bundle, waveform, {})
     with pytest.raises(ValueError, match="beam must be at least 1"):
         recognise_words(tiny_bundle, waveform, VOCABULARY, beam=0)
+    with pytest.raises(ValueError, match="word_penalty must be finite, got nan"):
+        recognise_words(tiny_bundle, waveform, VOCABULARY, word_penalty=float("nan"))
 
 
 def test_a_word_list_holds_each_spoken_word_once_with_its_variants(caplog):

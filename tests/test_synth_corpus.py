@@ -95,8 +95,14 @@ def test_a_file_without_a_sentence_is_refused(tmp_path, name, content):
         read_texts([tmp_path / name])
 
 
-def test_a_manifest_that_is_none_is_refused_with_its_line(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"text": "fine"}\n{"words": 1}\n')
+def test_unicode_line_breaks_inside_a_text_end_no_line(tmp_path):
+    (tmp_path / "m.json").write_text('{"text": "one\u2028two"}\n', encoding="utf-8")
+    assert read_texts([tmp_path / "m.json"])[0] == ["one two"]
+
+
+@pytest.mark.parametrize("line", ['{"words": 1}', '{"text": 1}', '["text"]', "text"])
+def test_a_manifest_that_is_none_is_refused_with_its_line(tmp_path, line):
+    (tmp_path / "m.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(FormatError, match=r'm.jsonl: line 2 is not a JSON object with a "text"'):
         read_texts([tmp_path / "m.jsonl"])
 
@@ -218,6 +224,20 @@ def test_a_corpus_of_other_options_is_kept_unless_told(tmp_path, texts, capsys):
 
 
 @needs_voice
+def test_recordings_of_somebody_else_are_never_dropped(tmp_path, texts, capsys):
+    (tmp_path / "mine.wav").write_bytes(b"precious")
+    (tmp_path / "out").mkdir()
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    manifest.write_text('{"audio_filepath": "../mine.wav", "text": "a", "id": "../mine"}\n')
+    argv = ("-o", tmp_path / "out", "--texts", texts, "--voices", "flite-slt", "--overwrite")
+    assert run(*argv) == 1
+    assert "manifest.jsonl: was not made by gradalign synth and was kept" in capsys.readouterr().err
+    (tmp_path / "out" / "synth.json").write_text("{}")
+    assert run(*argv) == 0
+    assert (tmp_path / "mine.wav").read_bytes() == b"precious"
+
+
+@needs_voice
 def test_one_text_that_cannot_be_spoken_is_reported_and_does_not_stop_the_others(tmp_path, texts, monkeypatch, capsys):
     def choosy(spoken, voice, **options):
         if "hello there" in spoken:
@@ -253,6 +273,8 @@ def test_wrong_usage_says_what_is_right(tmp_path, capsys):
     assert "no voice 'flite-stl'; did you mean flite-slt" in wrong_usage(capsys, *out, "--voices", "flite-stl")
     assert "no voice 'zz*'; there are flite-awb" in wrong_usage(capsys, *out, "--voices", "zz*")
     assert "expected a number of hours above 0" in wrong_usage(capsys, *out, "--hours", "-1")
+    assert "expected a whole number, at least 0" in wrong_usage(capsys, *out, "--seed", "-1")
+    assert "--sets goes with --texts MANIFEST.jsonl" in wrong_usage(capsys, *out, "--sets", "a")
     assert "not allowed with argument" in wrong_usage(capsys, *out, "--hours", 1, "--each")
     assert not (tmp_path / "out").exists()
 

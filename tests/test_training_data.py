@@ -84,6 +84,12 @@ def test_nothing_that_fits_is_an_error(rng: np.random.Generator):
         mixture([corpus(rng, frames=100)], config, hop_s=0.01, seed=0)
 
 
+def test_what_fits_only_a_bucket_without_a_share_is_an_error(rng: np.random.Generator):
+    config = DataConfig(frames_per_batch=1280, lengths=(160, 640), shares=(1.0, 0.0))
+    with pytest.raises(FormatError, match=r"no utterance of at most 1\.6 s"):
+        mixture([corpus(rng, frames=100)], config, hop_s=0.01, seed=0)
+
+
 def test_batches_divide_among_devices(rng: np.random.Generator):
     config = DataConfig(frames_per_batch=640, lengths=(640,), shares=(1.0,))
     assert [b.size for b in buckets(config, hop_s=0.01, devices=4)] == [4]
@@ -155,6 +161,15 @@ def test_a_set_without_anything_usable_is_named(phone_bundle, tmp_path: Path, rn
     write_manifest(tmp_path, rng, audio_filepath="b.wav")
     with pytest.raises(FormatError, match=r"no utterance of the set s can be used"):
         read_corpora((Source("m.jsonl", {"s": 1.0}),), tmp_path, phone_bundle, tmp_path / "c", max_frames=640)
+
+
+def test_a_corpus_without_anything_usable_is_named_and_the_reason_logged(
+    phone_bundle, tmp_path: Path, rng: np.random.Generator, caplog
+):
+    write_manifest(tmp_path, rng, audio_filepath="b.wav")
+    with pytest.raises(FormatError, match=r"m\.jsonl: no utterance can be used; see the report above"):
+        read_corpora((Source("m.jsonl"),), tmp_path, phone_bundle, tmp_path / "c", max_frames=640)
+    assert "missing audio: 1: a" in caplog.text  # a warning, which --quiet shows too
 
 
 def test_a_phone_the_model_lacks_is_named(tiny_bundle):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import soundfile
 from flax import nnx
@@ -22,7 +23,7 @@ from gradalign.cli import main
 from gradalign.errors import FormatError, GradalignError
 from gradalign.nn.aed import AED
 from gradalign.training.checkpoint import TrainState
-from gradalign.training.config import read
+from gradalign.training.config import RemedyConfig, read
 from gradalign.training.data import Corpus, batch, mixture
 from gradalign.training.flops import matmul_flops, matmul_peak
 from gradalign.training.loop import place, settings_of, shares_at, train, update
@@ -101,6 +102,7 @@ def test_a_run_leaves_models_metrics_and_its_config(unbroken):
     assert json.loads((out / "config.json").read_text())["steps"] == 12
     assert any("of matmul peak" in line for line in lines)
     assert list((out / "tensorboard").iterdir())
+    assert sorted(folder.name for folder in (out / "models").iterdir()) == ["best", "last"]  # no drafts
 
 
 def test_a_run_broken_twice_and_resumed_is_the_unbroken_one(unbroken, recordings: Path, config, tmp_path: Path):
@@ -129,6 +131,92 @@ def test_a_killed_process_resumes_bit_for_bit(unbroken, recordings: Path, tmp_pa
     process.wait()
     subprocess.run([*command, "--resume"], env=os.environ, stdout=subprocess.DEVNULL, check=True)
     assert_same(unbroken[0] / "models" / "last", tmp_path / "run" / "models" / "last")
+
+
+def test_a_finished_run_resumed_writes_its_last_model_again(
+    unbroken, recordings: Path, config, tmp_path: Path, monkeypatch
+):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    shutil.rmtree(out / "models" / "last")
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "pa')  # cut off by a crash
+    lines = []
+    done = train(config, out, data=recordings, resume=True, report=lines.append)
+    assert (done.step, done.reason) == (12, "finished")
+    assert "resumed after update 12 of 12" in lines
+    assert_same(unbroken[0] / "models" / "last", out / "models" / "last")
+    assert (out / "metrics.jsonl").read_text() == (unbroken[0] / "metrics.jsonl").read_text()
+
+
+def test_every_option_of_the_method_runs(recordings: Path, config, tmp_path: Path):
+    """No CTC head, remedies, saliency, bfloat16 and inverse square root, all in one run."""
+    changed = dataclasses.replace(
+        config,
+        steps=3,
+        loss=dataclasses.replace(config.loss, ctc=0.0, saliency=1.0, saliency_every=2, saliency_examples=2),
+        remedies=RemedyConfig(self_attention_from=2, centre_attention_until=1, centre_attention_fade=1),
+        optimizer=dataclasses.replace(config.optimizer, precision="bfloat16", schedule="inverse_sqrt"),
+        run=dataclasses.replace(config.run, report_every=1, dev_every=1, export_every=2),
+    )
+    done = train(changed, tmp_path, data=recordings)
+    assert (done.step, done.per) == (3, None)  # no CTC head, no error rate
+    assert (tmp_path / "models" / "step-2").is_dir()
+    assert all(value.dtype == np.float32 for value in params(tmp_path / "models" / "last").values())
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "saliency" in line] == [2]
+    assert not any("per" in line for line in logged)
+    # The best one is that with the least loss of the decoder.
+    measured = [line["attention"] for line in logged if line["part"] == "dev"]
+    best = 1 + int(np.argmin(measured))
+    assert done.best is not None
+    if best == 2:
+        assert_same(done.best, tmp_path / "models" / "step-2")
+    if best == 3:
+        assert_same(done.best, tmp_path / "models" / "last")
+
+
+def test_a_run_begins_with_the_parameters_of_a_model(unbroken, recordings: Path, config, tmp_path: Path):
+    still = dataclasses.replace(config, steps=1, optimizer=dataclasses.replace(config.optimizer, peak=0.0))
+    first = unbroken[0] / "models" / "last"
+    done = train(still, tmp_path / "a", data=recordings, init=first)
+    assert done.model is not None
+    ours, theirs = params(done.model), params(first)
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
+    other = dataclasses.replace(config, network=dataclasses.replace(config.network, dim=32))
+    with pytest.raises(FormatError, match=r"cannot begin with .*: network\.dim is 16, the config has 32"):
+        train(other, tmp_path / "b", data=recordings, init=first)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_kept_model_is_a_running_mean_and_a_large_gradient_is_clipped(config, recordings: Path):
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(1, 5, size=4).astype(np.int32) for _ in range(8)]
+    features = [np.repeat(y, 20)[:, None].astype(np.float16) * np.ones((1, 20), np.float16) for y in labels]
+    spans = [np.full((4, 2), -1.0) for _ in labels]
+    corpus = Corpus("planted", features, labels, spans, 1.0, [str(i) for i in range(8)])
+    drawn, _ = batch(mixture([corpus], config.data, hop_s=0.01, seed=0), 1)
+    tx = optimizer(dataclasses.replace(config.optimizer, clip=1e-3, warmup=0), 10)
+    graph, start = nnx.split(AED(config.network, rngs=nnx.Rngs(0)))
+    mean = jax.device_get(start)
+    state = TrainState(start, jax.tree.map(jnp.copy, start), tx.init(start))
+    for n in (1, 2, 3):
+        settings = settings_of(config, salient=False)
+        state, metrics = update(
+            state, drawn, jax.random.key(n), shares_at(config, 20), graph=graph, tx=tx, settings=settings
+        )
+        decay = min(config.optimizer.average, (1 + n) / (10 + n))
+        now = jax.device_get(state.params)
+        mean = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, mean, now)
+        if n == 1:
+            assert float(metrics["grad_norm"]) > 1e-3
+            first_moment = optax.tree.get(state.moments, "mu")
+            assert float(optax.tree.norm(first_moment)) == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) clip
+    for a, b in zip(jax.tree.leaves(jax.device_get(state.averaged)), jax.tree.leaves(mean), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_two_devices_compute_what_one_does(config, recordings: Path):
@@ -169,8 +257,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_batch_and_keeps_the_s
         optimizer=dataclasses.replace(config.optimizer, peak=1e30, clip=1e30, warmup=1),
         run=dataclasses.replace(config.run, checkpoint_every=100),
     )
-    with pytest.raises(GradalignError, match=r"update \d+: the loss is (nan|inf).*Utterances of the batch: tones-\d+"):
-        train(wild, tmp_path, data=recordings)
+    message = r"update \d+: the loss is (nan|inf).*Utterances of the batch: tones-\d+.*--init"
+    for resume in (False, True):  # the second time the state is kept already
+        with pytest.raises(GradalignError, match=message):
+            train(wild, tmp_path, data=recordings, resume=resume)
+    assert all(np.isfinite(value).all() for value in params(tmp_path / "models" / "last").values())
     from gradalign.training.checkpoint import Checkpoints
 
     kept = Checkpoints(tmp_path / "checkpoints", keep=1)
@@ -192,6 +283,8 @@ def test_early_stopping_ends_a_run_that_gets_no_better(recordings: Path, config,
     done = train(still, tmp_path, data=recordings)
     assert (done.step, done.reason) == (3, "no better")
     assert done.model is not None
+    again = train(still, tmp_path, data=recordings, resume=True)
+    assert (again.step, again.reason, again.model) == (3, "no better", done.model)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(unbroken, recordings: Path, config):
@@ -201,6 +294,17 @@ def test_a_folder_with_a_run_is_not_overwritten(unbroken, recordings: Path, conf
     other = dataclasses.replace(config, steps=13)
     with pytest.raises(FormatError, match=r"another config \(steps differ\)"):
         train(other, out, data=recordings, resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_data(recordings: Path, config, tmp_path: Path):
+    train(config, tmp_path / "run", data=recordings, stop_after=1)
+    lines = (recordings / "tones.jsonl").read_text().splitlines()
+    fewer = [json.loads(line) for line in lines[:30]]
+    for line in fewer:
+        line["audio_filepath"] = str(recordings / line["audio_filepath"])
+    (tmp_path / "tones.jsonl").write_text("".join(json.dumps(line) + "\n" for line in fewer))
+    with pytest.raises(FormatError, match=r"trained with another data .*begin in another folder"):
+        train(config, tmp_path / "run", data=tmp_path, resume=True)
 
 
 def test_schedules_warm_up_and_fall():
@@ -213,8 +317,6 @@ def test_schedules_warm_up_and_fall():
 
 
 def test_remedies_change_with_the_update(config):
-    from gradalign.training.config import RemedyConfig
-
     assert shares_at(config, 1)[2:] == (None, None)
     remedies = RemedyConfig(self_attention_from=5, centre_attention_until=10, centre_attention_fade=10)
     with_them = dataclasses.replace(config, remedies=remedies)
@@ -265,7 +367,9 @@ def test_the_command_says_what_is_wrong(recordings: Path, tmp_path: Path, capsys
     assert "where to? give -o FOLDER" in fails(run)
     assert "no option optimiser" in fails(run, "-o", out, "--set", "optimiser.peak=1.0")
     assert "no such file" in fails(run, "-o", out, "--data", str(tmp_path))
-    assert not Path(out, "models").exists()
+    # A mistake leaves nothing behind that the corrected command would stumble over.
+    assert not Path(out).exists()
+    assert "is a file, expected a folder" in fails(run, "-o", run)
 
 
 def test_checking_a_corpus_reports_counts_and_names(recordings: Path, capsys):

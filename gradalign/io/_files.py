@@ -25,7 +25,7 @@ def read_text(path: PathLike) -> str:
     """The text in ``path``: UTF-16 where it starts with that byte order mark (as Praat writes), else UTF-8."""
     path = Path(path)
     if path.is_dir():
-        raise FormatError(f"{path}: is a directory, expected an alignment file; name one file in it")
+        raise FormatError(f"{path}: is a directory, expected a file; name one file in it")
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

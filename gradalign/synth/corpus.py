@@ -90,10 +90,10 @@ class Progress(NamedTuple):
 def read_texts(paths: Sequence[Path], *, sets: Sequence[str] = ()) -> tuple[list[str], int]:
     """The distinct sentences in text files and manifests, in order, and how many were left out.
 
-    Of a manifest (``.jsonl``) the ``text`` of each line is taken, as lower-case words; texts with digits are left out.
-    A file in which no line ends in ``.``, ``?`` or ``!`` has one sentence a line; any other holds prose, which is cut
-    after these. Lines that begin with ``#`` are comments. Sentences of more than 20 words are cut into even pieces of
-    up to 16. What the voices cannot read, such as another alphabet, is left out.
+    Of a manifest (``.jsonl`` or ``.json``) the ``text`` of each line is taken, as lower-case words; texts with digits
+    are left out. A file in which no line ends in ``.``, ``?`` or ``!`` has one sentence a line; any other holds prose,
+    which is cut after these. Lines that begin with ``#`` are comments. Sentences of more than 20 words are cut into
+    even pieces of up to 16. What the voices cannot read, such as another alphabet, is left out.
 
     Args:
         paths: Files in UTF-8.
@@ -106,7 +106,7 @@ def read_texts(paths: Sequence[Path], *, sets: Sequence[str] = ()) -> tuple[list
     left_out = 0
     for path in paths:
         text = read_text(path)
-        sentences = _of_manifest(path, text, sets) if path.suffix == ".jsonl" else _of_text(text)
+        sentences = _of_manifest(path, text, sets) if is_manifest(path) else _of_text(text)
         for sentence in sentences:
             if can_be_read(sentence):
                 found |= dict.fromkeys(_pieces(sentence.split()))
@@ -117,6 +117,11 @@ def read_texts(paths: Sequence[Path], *, sets: Sequence[str] = ()) -> tuple[list
         of_sets = f" of the sets {', '.join(sets)}" if sets else ""
         raise FormatError(f"{listed}: no sentence{of_sets} that the voices can read; they read English in ASCII")
     return list(found), left_out
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is called a manifest; else it holds sentences."""
+    return path.suffix.lower() in (".jsonl", ".json")
 
 
 def plan(texts: Sequence[str], settings: Settings, *, endless: bool) -> Iterator[Batch]:
@@ -165,13 +170,14 @@ def write(
         settings: What to do.
         hours: Stop after the batch with which this much is full, and begin again with the texts until then; None for
             all texts once through.
-        overwrite: Drop a corpus of other settings that is there.
+        overwrite: Drop a corpus of other settings that is there; only one that was made here.
 
     Yields:
         How far it has come, after each batch and once at the start.
 
     Raises:
-        FormatError: If the folder holds something else and ``overwrite`` is not set.
+        FormatError: If the folder holds a corpus of other settings and ``overwrite`` is not set, or a manifest
+            that was not made here.
         GradalignError: If a voice is not installed, or nothing can be spoken at all.
     """
     lines = _begin(texts, out, settings, overwrite=overwrite)
@@ -207,6 +213,8 @@ def _begin(texts: Sequence[str], out: Path, settings: Settings, *, overwrite: bo
     }
     manifest, stated = out / _MANIFEST, out / _SETTINGS
     before = _read_settings(stated)
+    if manifest.exists() and not stated.exists():  # somebody's own recordings: never to be dropped
+        raise FormatError(f"{manifest}: was not made by gradalign synth and was kept; choose another folder")
     if manifest.exists() and before != described:
         if not overwrite:
             differ = [key for key in described if before.get(key) != described[key]]
@@ -215,8 +223,9 @@ def _begin(texts: Sequence[str], out: Path, settings: Settings, *, overwrite: bo
                 f"Choose another folder, or pass --overwrite to replace it"
             )
         for line in _read_lines(manifest):
-            (out / line["audio_filepath"]).unlink(missing_ok=True)
-            (out / "textgrid" / f"{line['id']}.TextGrid").unlink(missing_ok=True)
+            name = Path(line["id"]).name  # in these two folders, whatever somebody put into the manifest
+            (out / "audio" / f"{name}.flac").unlink(missing_ok=True)
+            (out / "textgrid" / f"{name}.TextGrid").unlink(missing_ok=True)
         manifest.unlink()
     for folder in ("audio", "textgrid")[: 1 + settings.textgrids]:
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -298,16 +307,19 @@ def _speak(batch: Batch) -> tuple[list[tuple[int, TimedSpeech]], list[str]]:
 
 
 def _of_manifest(path: Path, text: str, sets: Sequence[str]) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: JSON strings may hold characters that it takes for line breaks.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            said = entry["text"]
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError:
+            entry = None
+        said = entry.get("text") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(said, str):
             raise FormatError(
                 f'{path}: line {number} is not a JSON object with a "text"; expected a manifest, one object a line'
-            ) from error
+            )
         if (sets and entry.get("set") not in sets) or re.search(r"\d", said):
             continue
         plain = re.sub(r"[^a-z']+", " ", said.lower().replace("’", "'"))

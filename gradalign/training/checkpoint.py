@@ -1,6 +1,5 @@
 """Checkpoints of a run: everything that the next update needs, so that a killed run goes on as if nothing happened."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, progress: dict[str, Any]) -> None:
-        """Keep the state after update ``step``, and what is known about the run as JSON."""
+        """Keep the state after update ``step``, and what is known about the run as JSON.
+
+        A state that is kept already is left as it is: a loss that is not finite comes right after a checkpoint too.
+        """
+        if step == self.latest():
+            return
         # Key arrays and named tuples are left out of the files' structure: a flat list needs no code to read.
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
         args = self._ocp.args
@@ -67,7 +71,7 @@ class Checkpoints:
             step, args=args.Composite(state=args.StandardRestore(wanted), progress=args.JsonRestore())
         )
         state = jax.tree.unflatten(tree, [found["state"][str(i)] for i in range(len(leaves))])
-        return state, json.loads(json.dumps(found["progress"]))
+        return state, found["progress"]
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -78,7 +78,8 @@ class LossConfig:
     """What is minimised, a label.
 
     Attributes:
-        ctc: Weight of the CTC loss in [0, 1]; the decoder's cross-entropy has the rest. 0 trains no CTC head.
+        ctc: Weight of the CTC loss in [0, 1]; the decoder's cross-entropy has the rest. With 0 there is no phone
+            error rate: the best model is then the one with the least loss of the decoder.
         ctc_blocks: Blocks, counted from 1, whose output the CTC head also reads.
         ctc_blocks_share: Share of the CTC loss that they have together, in [0, 1].
         label_smoothing: In [0, 1).
@@ -191,7 +192,7 @@ class TrainConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
-        data, loss, run = self.data, self.loss, self.run
+        data, loss, remedies, optimizer, run = self.data, self.loss, self.remedies, self.optimizer, self.run
         found = [] if data.train else ["data.train names no speech to train on"]
         found += [
             f"{name} must be at least 1, got {value}"
@@ -199,12 +200,36 @@ class TrainConfig:
                 "steps": self.steps,
                 "data.frames_per_batch": data.frames_per_batch,
                 "loss.saliency_every": loss.saliency_every,
+                "loss.saliency_examples": loss.saliency_examples,
+                "loss.saliency_labels": loss.saliency_labels,
                 "run.report_every": run.report_every,
                 "run.checkpoint_every": run.checkpoint_every,
                 "run.keep": run.keep,
                 "run.dev_every": run.dev_every,
             }.items()
             if value < 1
+        ]
+        found += [
+            f"{name} must be at least 0, got {value}"
+            for name, value in {
+                "seed": self.seed,
+                "data.easy_steps": data.easy_steps,
+                "augment.start_step": self.augment.start_step,
+                "augment.full_step": self.augment.full_step,
+                "loss.guided_steps": loss.guided_steps,
+                "loss.saliency": loss.saliency,
+                "loss.saliency_start": loss.saliency_start,
+                "remedies.self_attention_from": remedies.self_attention_from,
+                "remedies.centre_attention_until": remedies.centre_attention_until,
+                "remedies.centre_attention_fade": remedies.centre_attention_fade,
+                "optimizer.peak": optimizer.peak,
+                "optimizer.warmup": optimizer.warmup,
+                "optimizer.final": optimizer.final,
+                "optimizer.weight_decay": optimizer.weight_decay,
+                "run.export_every": run.export_every,
+                "run.patience": run.patience,
+            }.items()
+            if not value >= 0
         ]
         found += [
             f"{name} must lie in [0, 1], got {value}"
@@ -219,10 +244,22 @@ class TrainConfig:
         ]
         if not 0 <= data.hold_out <= 0.5:
             found.append(f"data.hold_out must lie in [0, 0.5], got {data.hold_out}")
-        if not 0 <= self.loss.label_smoothing < 1 or not 0 <= self.optimizer.average < 1:
-            found.append("loss.label_smoothing and optimizer.average must lie in [0, 1)")
-        if len(data.lengths) != len(data.shares) or not data.lengths or min(data.shares, default=0) < 0:
-            found.append(f"data.lengths {data.lengths} needs as many data.shares >= 0, got {data.shares}")
+        found += [
+            f"{name} must lie in [0, 1), got {value}"
+            for name, value in {
+                "loss.label_smoothing": loss.label_smoothing,
+                "optimizer.average": optimizer.average,
+                "optimizer.b2": optimizer.b2,
+            }.items()
+            if not 0 <= value < 1
+        ]
+        if not optimizer.clip > 0:
+            found.append(f"optimizer.clip must be more than 0, got {optimizer.clip}")
+        if self.network.n_mels != self.features.n_mels:
+            found.append(f"network.n_mels {self.network.n_mels} must be features.n_mels {self.features.n_mels}")
+        shares_add_up = all(share >= 0 for share in data.shares) and sum(data.shares) > 0
+        if len(data.lengths) != len(data.shares) or not shares_add_up:
+            found.append(f"data.lengths {data.lengths} needs as many data.shares >= 0, not all 0, got {data.shares}")
         if list(data.lengths) != sorted(set(data.lengths)) or any(n % 160 or n <= 0 for n in data.lengths):
             found.append(f"data.lengths must be increasing multiples of 160 frames, got {data.lengths}")
         blocks = (0, *loss.ctc_blocks, self.network.encoder_layers)
@@ -325,12 +362,13 @@ def _checked(kind: type, values: dict[str, Any], prefix: str, problems: list[str
             problems.append(f"{prefix}{key} must be one of {', '.join(choices)}, got {value!r}")
         elif type(value) is not type(default):
             problems.append(f"{prefix}{key} must be {_kind(default)}, got {value!r}")
-        elif isinstance(value, tuple) and isinstance(default, tuple) and default:
-            allowed = (int, float) if isinstance(default[0], float) else (type(default[0]),)
+        elif isinstance(value, tuple):
+            kind_of_part = get_args(fields[key].type)[0]
+            allowed = (int, float) if kind_of_part is float else (kind_of_part,)
             if all(type(part) in allowed for part in value):
-                good[key] = tuple(type(default[0])(part) for part in value)
+                good[key] = tuple(float(part) if kind_of_part is float else part for part in value)
             else:
-                problems.append(f"{prefix}{key} must be a list, each {_kind(default[0])}, got {list(value)!r}")
+                problems.append(f"{prefix}{key} must be a list, each {_kind(kind_of_part())}, got {list(value)!r}")
         else:
             good[key] = value
     return good

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -111,7 +112,7 @@ def mixture(corpora: list[Corpus], config: DataConfig, *, hop_s: float, seed: in
     """What `batch` draws from; batches divide evenly among ``devices``.
 
     Raises:
-        FormatError: If no utterance fits the longest bucket.
+        FormatError: If no utterance fits the longest bucket that has a share.
     """
     found = buckets(config, hop_s=hop_s, devices=devices)
     fits = []
@@ -121,10 +122,11 @@ def mixture(corpora: list[Corpus], config: DataConfig, *, hop_s: float, seed: in
             for c in corpora
         ]
         fits.append([np.flatnonzero(row) for row in room])
-    if not any(len(index) for index in fits[-1]):
+    longest = max(number for number, share in enumerate(config.shares) if share > 0)
+    if not any(len(index) for index in fits[longest]):
         raise FormatError(
-            f"nothing to train on: no utterance of at most {found[-1].frames * hop_s:.1f} s and "
-            f"{found[-1].labels} labels; give longer data.lengths, or shorter recordings"
+            f"nothing to train on: no utterance of at most {found[longest].frames * hop_s:.1f} s and "
+            f"{found[longest].labels} labels; give longer data.lengths, or shorter recordings"
         )
     return Mixture(corpora, config, found, fits, seed)
 
@@ -254,14 +256,16 @@ def read_corpora(
             raise FormatError(f"{root / source.path} has no set {', '.join(missing)}; it has {there}")
         found = [u for u in found if not source.weights or u.set in source.weights]
         report = manifest.check(found, max_duration_s=max_frames * bundle.grid.hop_s)
-        log.info("%s: %s", source.path, report)
+        progress("")
+        log.log(logging.WARNING if report.problems else logging.INFO, "%s: %s", source.path, report)
         groups: dict[str, list[Utterance]] = {}
         for utterance in report.usable:
             groups.setdefault(utterance.set if source.weights else source.path, []).append(utterance)
+        if unusable := sorted((source.weights or {source.path: 1.0}).keys() - groups.keys()):
+            sets = f" of the set {', '.join(unusable)}" if source.weights else ""
+            raise FormatError(f"{root / source.path}: no utterance{sets} can be used; see the report above")
         for name, group in groups.items():
             corpora.append(_corpus(name, source.weights.get(name, 1.0), group, bundle, cache, max_frames, progress))
-        for name in source.weights.keys() - groups.keys():
-            raise FormatError(f"{root / source.path}: no utterance of the set {name} can be used; see the report above")
     return corpora
 
 
@@ -278,6 +282,15 @@ def hold_out(corpora: list[Corpus], share: float) -> tuple[list[Corpus], list[Co
     return train, dev
 
 
+def digest(corpora: list[Corpus]) -> str:
+    """A short name for these utterances with their labels and weights; other ones have another."""
+    found = hashlib.sha256()
+    for corpus in corpora:
+        sizes = [(i, len(f), y.tolist()) for i, f, y in zip(corpus.ids, corpus.features, corpus.labels, strict=True)]
+        found.update(json.dumps([corpus.name, corpus.weight, sizes]).encode())
+    return found.hexdigest()[:16]
+
+
 def _corpus(name, weight, group: list[Utterance], bundle: Bundle, cache: Path, max_frames: int, progress) -> Corpus:
     labels = [_labels(utterance, bundle) for utterance in group]
     features = _cached_features(name, group, bundle.features, cache, progress)
@@ -288,6 +301,11 @@ def _corpus(name, weight, group: list[Utterance], bundle: Bundle, cache: Path, m
         np.array([_usable(f, y, subsampling, max_frames) for f, y in zip(features, labels, strict=True)], bool)
     )
     hours = sum(map(len, kept.features)) * bundle.grid.hop_s / 3600
+    if not kept.features:
+        raise FormatError(
+            f"{name}: none of {len(group)} utterances can be trained on: they have no labels, or more labels than "
+            f"one a {subsampling} frames"
+        )
     log.info("%s: %d of %d utterances, %.2f h", name, len(kept.features), len(group), hours)
     return kept
 
@@ -328,9 +346,18 @@ def _cached_features(name: str, group: list[Utterance], config: LogMel, cache: P
             parts.append(_features(utterance, config))
             if number % 50 == 0:
                 progress(f"features of {name}: {number}/{len(group)}")
-        np.save(flat, np.concatenate(parts))
-        np.save(lengths, np.array([len(part) for part in parts]))  # last: what is there is whole
+        progress("")
+        _put(flat, np.concatenate(parts))
+        _put(lengths, np.array([len(part) for part in parts]))  # last: what is there is whole
     return np.split(np.load(flat, mmap_mode="r"), np.cumsum(np.load(lengths))[:-1])
+
+
+def _put(path: Path, array: np.ndarray) -> None:
+    """Write in one step: another run may have mapped the same file."""
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        np.save(file, array)
+    os.replace(draft, path)
 
 
 def _features(utterance: Utterance, config: LogMel) -> np.ndarray:

@@ -4,11 +4,12 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gradalign.bundle import Bundle, load, save
 from gradalign.error_rate import edit_distance
 from gradalign.errors import FormatError, GradalignError
+from gradalign.io._files import write_text
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.training.checkpoint import Checkpoints, TrainState
 from gradalign.training.config import LossConfig, TrainConfig
-from gradalign.training.data import Batch, Corpus, dev_batches, hold_out, mixture, read_corpora, stream
+from gradalign.training.data import Batch, Corpus, dev_batches, digest, hold_out, mixture, read_corpora, stream
 from gradalign.training.flops import matmul_flops, matmul_peak
 from gradalign.training.loss import Shares, ctc_losses, decoder_losses, losses
 from gradalign.training.optimizer import optimizer
@@ -45,7 +47,8 @@ class Outcome:
         reason: "finished", "no better" (early stopping) or "interrupted" (it can be resumed).
         model: Folder of the model at the end, None if interrupted.
         best: Folder of the model that was best on the speech kept aside, None if it was never measured.
-        per: Its phone error rate there by greedy CTC, in [0, ...).
+        per: Its phone error rate there by greedy CTC, in [0, ...); None if it was never measured or
+            CTC was not trained.
     """
 
     step: int
@@ -70,8 +73,8 @@ def train(
     """Train a model as ``config`` says, on all devices of this machine, and leave it in ``out``.
 
     ``out`` gets ``checkpoints/``, ``models/step-<n>/``, ``models/best/`` and ``models/last/`` (with the running
-    mean of the parameters), ``metrics.jsonl`` and, with tensorboardX installed, ``tensorboard/``. SIGINT and
-    SIGTERM end the run after the update that is being computed, with a checkpoint.
+    mean of the parameters), ``config.json``, ``metrics.jsonl`` and, with tensorboardX installed, ``tensorboard/``.
+    SIGINT and SIGTERM end the run after the update that is being computed, with a checkpoint.
 
     Args:
         config: The run.
@@ -79,28 +82,28 @@ def train(
         data: Folder that the paths of ``config.data`` are relative to.
         cache: Folder of cached features, which several runs may share; default ``out/features``.
         resume: Go on from the last checkpoint in ``out``; without one, begin.
-        init: Model whose parameters to begin with, in place of random ones.
+        init: Model whose parameters to begin with, in place of random ones; of the same network and features.
         report: Told each line worth keeping.
         status: Told, more often, what is going on right now.
         stop_after: End as if interrupted after so many updates in this process.
 
     Raises:
-        FormatError: If the data cannot be read or used, or ``out`` holds another run.
+        FormatError: If the data cannot be read or used, ``out`` holds another run, or ``init`` is another
+            kind of model.
         GradalignError: If the loss is not finite; the message names the update and the utterances of the batch.
     """
     out = Path(out)
-    _prepare_folder(config, out, resume=resume)
+    _check_folder(config, out, resume=resume)
     mesh = Mesh(np.array(jax.devices()), ("data",))
-    network = AED(config.network, rngs=nnx.Rngs(config.seed)) if init is None else load(init).network
-    if network.config != config.network:
-        raise FormatError(f"{init} is another network: {network.config}, the config wants {config.network}")
+    network = _network(config, init)
     bundle = Bundle(config.name, network, config.features, PHONES)
-    if config.network.vocabulary != len(PHONES) + 1:
-        raise FormatError(f"network.vocabulary must be {len(PHONES) + 1} for phone labels")
     train_set, dev_set = _speech(config, Path(data), bundle, Path(cache or out / "features"), status)
     hop_s, n_devices = config.features.grid.hop_s, mesh.size
     source = mixture(train_set, config.data, hop_s=hop_s, seed=config.seed, devices=n_devices)
     dev = dev_batches(dev_set, config.data, hop_s=hop_s, devices=n_devices)
+    # Not before the data could be read: after a mistake the same command must do.
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.json", _described(config), overwrite=True)
 
     graph, params = nnx.split(network)
     tx = optimizer(config.optimizer, config.steps)
@@ -108,10 +111,15 @@ def train(
     state = jax.device_put(TrainState(params, jax.tree.map(jnp.copy, params), tx.init(params)), everywhere)
     checkpoints = Checkpoints(out / "checkpoints", keep=config.run.keep)
     progress: dict[str, Any] = {"best_per": None, "best_step": 0, "worse": 0, "hours": 0.0}
+    progress |= {"devices": n_devices, "data": digest(train_set)}
     first = checkpoints.latest() or 0
     if first:
-        state, progress = checkpoints.restore(first, state)
+        state, kept = checkpoints.restore(first, state)
+        _check_same(progress, kept, out)
+        progress |= kept
         report(f"resumed after update {first} of {config.steps}")
+    elif resume:
+        report(f"no checkpoint in {out} yet: from the beginning")
     written = Metrics(out, first)
     report(
         f"{network.n_parameters():,} parameters; {len(source)} utterances to train on, "
@@ -119,9 +127,11 @@ def train(
     )
     speed = Speed()
     key = jax.random.key(config.seed)
-    reason, step = "finished", first
-    with _signals() as stopped:
-        for step, (batch, names) in enumerate(stream(source, first + 1, config.steps), start=first + 1):
+    step, reason = first, "no better" if _no_better(config, progress) else "finished"
+    # One that had stopped, and was killed before its last model was written, must not go on.
+    until = config.steps if reason == "finished" else first
+    with closing(checkpoints), closing(written), _signals() as stopped:
+        for step, (batch, names) in enumerate(stream(source, first + 1, until), start=first + 1):
             placed = place(batch, mesh)
             salient = saliency_due(config, step, batch.features.shape[1])
             arguments = (state, placed, jax.random.fold_in(key, step), shares_at(config, step))
@@ -134,11 +144,8 @@ def train(
             if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
                 # The update left the state as it was: what is kept is the last good one.
                 checkpoints.save(step - 1, state, progress)
-                raise GradalignError(
-                    f"update {step}: the loss is {values['loss']}, the norm of the gradient {values['grad_norm']}. "
-                    f"The state before it is kept. Utterances of the batch: {', '.join(names[:40])}. "
-                    "Look at these, or lower optimizer.peak"
-                )
+                _export(bundle, state, out / "models" / "last")
+                raise GradalignError(_not_finite(step, values, names, out / "models" / "last"))
             progress["hours"] += float(batch.n_frames.sum()) * hop_s / 3600
             speed.tick(batch.features.shape, salient=salient)
             written.add(values)
@@ -151,17 +158,20 @@ def train(
                 found = measure(graph, state.averaged, dev, mesh, config)
                 written.write("dev", step, found)
                 report(_dev_line(step, found))
-                if progress["best_per"] is None or found["per"] < progress["best_per"]:
-                    progress |= {"best_per": found["per"], "best_step": step, "worse": 0}
+                # Without CTC there is no error rate to go by.
+                badness = found.get("per", found["attention"])
+                if progress["best_per"] is None or badness < progress["best_per"]:
+                    progress |= {"best_per": badness, "best_step": step, "worse": 0}
                     _export(bundle, state, out / "models" / "best")
                 else:
                     progress["worse"] += 1
                 speed.pause()
             if config.run.export_every and step % config.run.export_every == 0:
                 _export(bundle, state, out / "models" / f"step-{step}")
-            if config.run.patience and progress["worse"] >= config.run.patience:
+            enough = stop_after is not None and step - first >= stop_after
+            if _no_better(config, progress):
                 reason = "no better"
-            elif stopped() or (stop_after is not None and step - first >= stop_after and step < config.steps):
+            elif (stopped() or enough) and step < config.steps:
                 reason = "interrupted"
             last = step == config.steps or reason != "finished"
             if last or step % config.run.checkpoint_every == 0:
@@ -169,14 +179,13 @@ def train(
                 speed.pause()
             if last:
                 break
-    checkpoints.close()
-    written.close()
     model = None
     if reason != "interrupted":
         model = out / "models" / "last"
         _export(bundle, state, model)
     best = out / "models" / "best"
-    return Outcome(step, reason, model, best if best.is_dir() else None, progress["best_per"])
+    per = progress["best_per"] if config.loss.ctc else None
+    return Outcome(step, reason, model, best if best.is_dir() else None, per)
 
 
 def saliency_due(config: TrainConfig, step: int, frames: int) -> bool:
@@ -272,7 +281,7 @@ def update(
 def measure(graph: Any, params: Any, batches: list[Batch], mesh: Mesh, config: TrainConfig) -> dict[str, float]:
     """Losses a label, accuracy of the decoder given the right history, and phone error rate of greedy CTC.
 
-    No augmentation, no dropout.
+    No augmentation, no dropout, no remedies; no error rate if CTC is not trained.
     """
     sums: dict[str, float] = {}
     labels = edits = 0
@@ -288,7 +297,8 @@ def measure(graph: Any, params: Any, batches: list[Batch], mesh: Mesh, config: T
             if n_labels:
                 best = _collapsed(row[: -(-int(n_frames) // subsampling)])
                 edits += edit_distance(said[:n_labels].tolist(), best).errors
-    return {name: total / labels for name, total in sums.items()} | {"per": edits / labels}
+    means = {name: total / labels for name, total in sums.items()}
+    return means | {"per": edits / labels} if config.loss.ctc else means
 
 
 @partial(jax.jit, static_argnames=("graph", "smoothing"))
@@ -308,11 +318,10 @@ class Metrics:
     def __init__(self, out: Path, resumed_at: int):
         self._path = out / "metrics.jsonl"
         if self._path.exists():
-            # What was written after the checkpoint will be written again.
-            lines = [
-                line for line in self._path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= resumed_at
-            ]
-            self._path.write_text("".join(line + "\n" for line in lines), "utf-8")
+            # What was written after the checkpoint will be written again; so will a line that a crash cut off.
+            whole = self._path.read_text("utf-8").splitlines(keepends=True)
+            lines = [line for line in whole if line.endswith("}\n") and json.loads(line)["step"] <= resumed_at]
+            write_text(self._path, "".join(lines), overwrite=True)
         self._file = self._path.open("a", encoding="utf-8")
         self._window: list[dict[str, float]] = []
         self._board = None
@@ -415,27 +424,83 @@ def _line(values: dict[str, float], step: int, steps: int, speed: Speed) -> str:
 
 
 def _dev_line(step: int, found: dict[str, float]) -> str:
+    per = f"PER {100 * found['per']:.1f} %, " if "per" in found else ""
     return (
-        f"update {step}, kept aside: PER {100 * found['per']:.1f} %, decoder {found['attention']:.3f}, "
-        f"ctc {found['ctc']:.3f}, accuracy {found['accuracy']:.3f}"
+        f"update {step}, kept aside: {per}decoder {found['attention']:.3f}, ctc {found['ctc']:.3f}, "
+        f"accuracy {found['accuracy']:.3f}"
     )
 
 
-def _prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
+def _not_finite(step: int, values: dict[str, float], names: tuple[str, ...], kept: Path) -> str:
+    who = list(dict.fromkeys(names))
+    more = f" and {len(who) - 40} more" if len(who) > 40 else ""
+    return (
+        f"update {step}: the loss is {values['loss']}, the norm of the gradient {values['grad_norm']}. "
+        f"Utterances of the batch: {', '.join(who[:40])}{more}. The state before it is kept, as a model in {kept}. "
+        f"Look at these utterances, or begin in another folder with a lower optimizer.peak and --init {kept}"
+    )
+
+
+def _check_same(now: dict[str, Any], before: dict[str, Any], out: Path) -> None:
+    """Other data, or another number of devices, would give other batches without a word."""
+    for name, what in (("devices", "number of devices"), ("data", "data")):
+        if before.get(name, now[name]) != now[name]:
+            raise FormatError(
+                f"{out} was trained with another {what} ({before[name]}, now {now[name]}), so that it cannot go on as "
+                "it would have; give it the same, or begin in another folder with --init"
+            )
+
+
+def _no_better(config: TrainConfig, progress: dict[str, Any]) -> bool:
+    return 0 < config.run.patience <= progress["worse"]
+
+
+def _described(config: TrainConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     """Make sure that ``out`` is free, or holds this very run."""
-    described = json.dumps(dataclasses.asdict(config), indent=1)
+    if out.exists() and not out.is_dir():
+        raise FormatError(f"{out} is a file, expected a folder for results")
     path = out / "config.json"
-    if path.exists() and not resume:
+    if not path.exists():
+        return
+    if not resume:
         raise FormatError(f"{out} holds a run already; go on with --resume, or choose another folder")
-    if path.exists() and path.read_text("utf-8") != described:
-        before, now = json.loads(path.read_text("utf-8")), json.loads(described)
-        changed = [k for k in now if now[k] != before.get(k)]
+    try:
+        before = dict(json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{path}: not the config of a run ({error}); choose another folder") from error
+    now = json.loads(_described(config))
+    if changed := [k for k in now if now[k] != before.get(k)]:
         raise FormatError(
             f"{out} was trained with another config ({', '.join(changed)} differ); resume with the config it began "
             "with, or begin in another folder, perhaps with --init"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(described, "utf-8")
+
+
+def _network(config: TrainConfig, init: str | Path | None) -> AED:
+    """A network with random parameters, or with those of a model."""
+    if config.network.vocabulary != len(PHONES) + 1:
+        raise FormatError(f"network.vocabulary must be {len(PHONES) + 1} for phone labels")
+    if init is None:
+        return AED(config.network, rngs=nnx.Rngs(config.seed))
+    given = load(init)
+    problems = [
+        f"{section}.{field.name} is {getattr(theirs, field.name)}, the config has {getattr(ours, field.name)}"
+        for section, theirs, ours in (
+            ("network", given.network.config, config.network),
+            ("features", given.features, config.features),
+        )
+        for field in dataclasses.fields(ours)
+        if getattr(theirs, field.name) != getattr(ours, field.name)
+    ]
+    if given.labels != PHONES:
+        problems.append("its labels are not the phones of CMUdict")
+    if problems:
+        raise FormatError(f"cannot begin with the parameters of {init}: {'; '.join(problems)}")
+    return given.network
 
 
 def _speech(
@@ -452,9 +517,17 @@ def _speech(
 
 
 def _export(bundle: Bundle, state: TrainState, folder: Path) -> None:
+    """The running mean as a model. What is in ``folder`` is always whole: a kill may leave a draft beside it."""
     here = jax.tree.map(lambda p: jnp.asarray(jax.device_get(p)), state.averaged)
     nnx.update(bundle.network, here)
-    save(bundle, folder)
+    draft, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)
+    save(bundle, draft)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
