@@ -112,7 +112,7 @@ def silence_score(
     mean, deviation = _over_labels(scores, n_labels)
     if kind == "zscore":
         return mean + kappa * deviation
-    level = _percentile(mean, percentile, _real(scores.shape[1], n_frames))
+    level = percentile_of(mean, percentile, _real(scores.shape[1], n_frames))
     return 2 * level - mean
 
 
@@ -199,10 +199,10 @@ def _over_labels(
     return mean, deviation
 
 
-def _percentile(values: Float[Array, " frames"], percentile: float, real: Bool[Array, " frames"]) -> Float[Array, ""]:
+def percentile_of(values: Float[Array, " frames"], percent: float, real: Bool[Array, " frames"]) -> Float[Array, ""]:
     """Percentile of the real entries with linear interpolation, as `numpy.percentile`."""
     ordered = jnp.sort(jnp.where(real, values, jnp.inf))
-    position = (real.sum() - 1) * (percentile / 100)
+    position = (real.sum() - 1) * (percent / 100)
     below = jnp.floor(position).astype(jnp.int32)
     above = jnp.ceil(position).astype(jnp.int32)
     weight = position - below

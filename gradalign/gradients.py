@@ -1,7 +1,7 @@
 """How much each label's log-probability depends on each frame. Knows no network: it is handed a function."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,19 +44,50 @@ def saliency(
     log_probs, pull_back = jax.vjp(score, features)
     if log_probs.ndim != 1:
         raise ValueError(f"score must return one number a label, shape [labels], got shape {log_probs.shape}")
-    n_labels = log_probs.shape[0]
-    if n_labels == 0:
+    if log_probs.shape[0] == 0:
         return jnp.zeros((0, features.shape[0]), features.dtype)
+    return pulled_back(pull_back, log_probs, lambda gradient: _reduce(gradient, features, reduce), chunk=chunk)
 
-    def row(label: Array) -> Array:
+
+def pulled_back(
+    pull_back: Callable[[Float[Array, " labels"]], tuple[Any]],
+    log_probs: Float[Array, " labels"],
+    reduce: Callable[[Any], Any],
+    *,
+    chunk: int = 32,
+) -> Any:
+    """Gradients of each label's score by the one argument of a `jax.vjp`, reduced where they are made.
+
+    Args:
+        pull_back: Second result of `jax.vjp` for a function of one argument, which may be a tree of arrays.
+        log_probs: The first one: one number a label, at least one label.
+        reduce: Maps the gradient of one label, a tree like the argument, to what is kept of it.
+        chunk: Labels differentiated together, >= 1.
+
+    Returns:
+        What ``reduce`` returns, with a leading axis of labels.
+    """
+    n_labels = log_probs.shape[0]
+
+    def row(label: Array) -> Any:
         (gradient,) = pull_back(jax.nn.one_hot(label, n_labels, dtype=log_probs.dtype))
-        return _reduce(gradient, features, reduce)
+        return reduce(gradient)
 
     chunk = min(chunk, n_labels)
     n_chunks = -(-n_labels // chunk)
     # Labels past the last one get an all-zero cotangent; their rows are dropped.
     rows = jax.lax.map(jax.vmap(row), jnp.arange(n_chunks * chunk).reshape(n_chunks, chunk))
-    return rows.reshape(n_chunks * chunk, -1)[:n_labels]
+    return jax.tree.map(lambda part: part.reshape(n_chunks * chunk, *part.shape[2:])[:n_labels], rows)
+
+
+def norm(gradient: Float[Array, "... dim"]) -> Float[Array, "..."]:
+    """Euclidean norm over the last axis, with a finite slope where it is zero."""
+    # The square root has an infinite slope at zero, so it must not see zero even where its result is not used.
+    # Scaled by the largest entry, because the squares of gradients below 1e-19 are zero in float32.
+    largest = jax.lax.stop_gradient(jnp.abs(gradient).max(axis=-1, initial=0.0))
+    scale = jnp.where(largest > 0, largest, 1.0)
+    squares = jnp.square(gradient / scale[..., None]).sum(axis=-1)
+    return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, squares, 1.0)), 0.0)
 
 
 def _check(features: Array, reduce: str, chunk: int) -> None:
@@ -78,9 +109,4 @@ def _reduce(
         return jnp.abs(gradient).sum(axis=1)
     if reduce == "grad_x_input":
         return jnp.abs((gradient * features).sum(axis=1))
-    # The square root has an infinite slope at zero, so it must not see zero even where its result is not used.
-    # Scaled by the largest entry, because the squares of gradients below 1e-19 are zero in float32.
-    largest = jax.lax.stop_gradient(jnp.abs(gradient).max(axis=1, initial=0.0))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    squares = jnp.square(gradient / scale[:, None]).sum(axis=1)
-    return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, squares, 1.0)), 0.0)
+    return norm(gradient)

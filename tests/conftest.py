@@ -9,12 +9,28 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the time of these tests is spent compiling programs that run once.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Nothing is timed in the tests: a loaded machine must not fail them.
 settings.register_profile("gradalign", deadline=None)
 settings.load_profile("gradalign")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop compiled programs after each file of tests: each holds memory maps, and a process may have only so many.
+
+    (Linux allows 65,530 by default; past them XLA dies of a segmentation fault.) The folder of compiled programs that
+    a test of the command line may have set is set back too.
+    """
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    jax.clear_caches()
 
 
 @pytest.fixture

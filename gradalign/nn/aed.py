@@ -35,6 +35,34 @@ class Intermediates(NamedTuple):
     ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
 
 
+class Leaves(NamedTuple):
+    """One array for each place where gradients can be taken.
+
+    Attributes:
+        features: Log-mel frames.
+        stem: Output of the stem.
+        blocks: Output of each block.
+    """
+
+    features: Float[Array, "frames mels"]
+    stem: Float[Array, "encoder_frames dim"]
+    blocks: Float[Array, "blocks encoder_frames dim"]
+
+
+class LeafPass(NamedTuple):
+    """What a teacher-forced pass knows besides the scores that are differentiated.
+
+    Attributes:
+        log_probs: Of every vocabulary entry at each label position.
+        cross_attention: One map a decoder layer and head; row ``s`` belongs to label ``s``.
+        ctc_log_probs: Of the CTC head per encoder frame.
+    """
+
+    log_probs: Float[Array, "labels vocabulary"]
+    cross_attention: Float[Array, "layers heads labels encoder_frames"]
+    ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
+
+
 class TrainingPass(NamedTuple):
     """What the losses of training need; all for one utterance.
 
@@ -133,6 +161,42 @@ class AED(nnx.Module):
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
         log_probs, _ = self.decoder(history, encoded, valid)
         return jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+
+    def leaf_pass(
+        self,
+        nudges: Leaves,
+        features: Float[Array, "frames mels"],
+        labels: Int[Array, " labels"],
+        n_frames: Int[Array, ""] | int | None = None,
+    ) -> tuple[Float[Array, " labels"], LeafPass]:
+        """`label_log_probs` as a function of all leaves at once, and what else a teacher-forced pass knows.
+
+        Differentiated by ``nudges``, which are zero, it gives the gradients at every leaf for one pull-back a label.
+
+        Args:
+            nudges: Added to the value of each leaf; see `zero_nudges`.
+            features: Log-mel frames.
+            labels: The transcript; rows past its end may hold anything.
+            n_frames: Real feature frames.
+        """
+        n_frames = features.shape[0] if n_frames is None else n_frames
+        x = self.encoder.stem(features + nudges.features, jnp.asarray(n_frames)) + nudges.stem
+        valid = self.valid_frames(x.shape[0], n_frames)
+        encoded, _ = self.encoder.run_blocks(x, valid, nudges=nudges.blocks)
+        history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
+        log_probs, maps = self.decoder(history, encoded, valid, trace=True)
+        assert maps is not None, "asked for above"
+        chosen = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+        return chosen, LeafPass(log_probs, maps, self.ctc_log_probs(encoded))
+
+    def zero_nudges(self, n_rows: int) -> Leaves:
+        """What to differentiate `leaf_pass` by, for features of so many rows."""
+        config, n_encoder = self.config, -(-n_rows // self.config.subsampling)
+        return Leaves(
+            jnp.zeros((n_rows, config.n_mels)),
+            jnp.zeros((n_encoder, config.dim)),
+            jnp.zeros((config.encoder_layers, n_encoder, config.dim)),
+        )
 
     def training_pass(
         self,

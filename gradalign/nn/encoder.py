@@ -136,6 +136,7 @@ class ConformerEncoder(nnx.Module):
         key: Key = None,
         trace: bool = False,
         learned: Float[Array, ""] | None = None,
+        nudges: Float[Array, "blocks frames dim"] | None = None,
     ) -> tuple[Float[Array, "frames dim"], EncoderTrace | None]:
         """Run blocks ``start`` (inclusive) to ``stop`` (exclusive).
 
@@ -148,6 +149,7 @@ class ConformerEncoder(nnx.Module):
             trace: Whether to return the trace.
             learned: Share in [0, 1] of self-attention; the rest is each frame attending to itself. A
                 remedy against encoders that reverse time, for early training. None means 1.
+            nudges: Added to the output of each block that runs; zeros to differentiate by.
         """
         stop = self.n_blocks if stop is None else stop
         graph, state = nnx.split(self.blocks)
@@ -155,15 +157,16 @@ class ConformerEncoder(nnx.Module):
         keys = None if key is None else jax.random.split(key, stop - start)
 
         def step(x, inputs):
-            parameters, block_key = inputs
+            parameters, block_key, nudge = inputs
             x, weights = nnx.merge(graph, parameters)(x, valid, block_key, learned)
+            x = x if nudge is None else x + nudge
             return x, (x, weights) if trace else None
 
         if start == stop:
             return x, None
         if self.absolute and start == 0:
             x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1]).astype(x.dtype)
-        x, seen = jax.lax.scan(step, x, (state, keys))
+        x, seen = jax.lax.scan(step, x, (state, keys, nudges))
         return x, None if seen is None else EncoderTrace(*seen)
 
 
