@@ -1,11 +1,13 @@
-"""How far each method's boundaries lie from the truth: gradient, CTC, attention, equal split, PocketSphinx.
+"""How far each method's boundaries lie from the truth: calibrated and plain evidence, equal split, PocketSphinx.
 
     python benchmarks/accuracy.py                                            # synthetic speech, made here
     python benchmarks/accuracy.py --manifest ../shared/data/dev.jsonl        # and recordings with references
 
 A manifest is JSON lines with ``audio_filepath`` (relative to it), ``text``, ``set`` and ``id``. Its references stand
 beside it in ``<name>_refs.jsonl`` (or ``--refs``): ``set``, ``id``, ``kind`` and ``words``, perhaps ``phones``, as
-``[start_s, end_s, label]``. Every method sees the same audio and transcript; nothing is tuned here.
+``[start_s, end_s, label]``. Every method sees the same audio and transcript; nothing is tuned here, and the output
+says on what the calibrations were learnt. "gradient" is the chain of the paper on our network. At the end stand the
+project's bars for whatever was measured; the exit status is 1 if one of them is missed.
 """
 
 import argparse
@@ -22,11 +24,15 @@ import numpy as np
 
 from gradalign import audio, io
 from gradalign._types import Method
-from gradalign.aligner import align
+from gradalign.aligner import align, place_calibrated, prepared, pronounced, read_signals
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, load
+from gradalign.calibrate import picked
 from gradalign.errors import AlignmentError, GradalignError
+from gradalign.features import log_mel_padded
 from gradalign.metrics import Comparison, compare
+from gradalign.signals import Signals, signal_names
+from gradalign.transcript import Transcript
 
 HERE = Path(__file__).parent
 HELD_OUT_VOICES = ("flite-rms", "festival-kal_diphone")
@@ -140,10 +146,13 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
     failures: dict[str, list[str]] = {}
     started = time.time()
     for number, recording in enumerate(recordings, 1):
+        seen = _seen(recording, bundle) if any(m in bundle.calibrations for m in methods) else None
         for method in methods:
             try:
                 if method == "pocketsphinx":
                     found = pocketsphinx_align(recording)
+                elif seen is not None and method in bundle.calibrations:
+                    found = _calibrated(recording, bundle, method, seen)
                 else:
                     found = align(
                         recording.audio, recording.text, model=bundle, method=cast(Method, method), keep_evidence=False
@@ -171,6 +180,80 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
     return {"pooled": pooled, "failures": failures}
 
 
+def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, Signals, float] | None:
+    """All signals of a recording, computed once for all calibrated methods; None if `align` must say what is wrong."""
+    try:
+        transcript = Transcript.from_text(recording.text)
+        waveform = prepared(recording.audio, bundle)
+        features = log_mel_padded(waveform, bundle.features)
+        if len(features) < len(transcript.labels):
+            return None
+        transcript = pronounced(bundle, transcript, features)
+        seen = read_signals(bundle, features, transcript.labels)
+        return transcript, seen, len(waveform) / bundle.features.sample_rate
+    except GradalignError:
+        return None
+
+
+def _calibrated(
+    recording: Recording, bundle: Bundle, method: str, seen: tuple[Transcript, Signals, float]
+) -> Alignment:
+    """What `align` gives by a calibrated method."""
+    transcript, signals, duration = seen
+    calibration = bundle.calibrations[method]
+    part = picked(signals, calibration.signals, signal_names(bundle.network.config))
+    about: dict[str, Any] = {"grid": bundle.grid, "duration": duration, "method": method, "model": bundle.name}
+    return place_calibrated(transcript, part, calibration, **about)[0]
+
+
+def bars(pooled: dict[str, dict[str, dict[str, Comparison]]]) -> list[tuple[str, float, float, bool]]:
+    """The project's bars for what was measured: what, the figure, its limit, and whether it holds."""
+    found: list[tuple[str, float, float, bool]] = []
+
+    def most(what: str, value: float, limit: float) -> None:
+        found.append((what, value, limit, value <= limit))
+
+    def tse(group: str, method: str, tier: str = "words") -> float:
+        return 1e3 * pooled[group][method][tier].tse_s
+
+    for group, by_method in pooled.items():
+        kind = group.partition("(")[2].rstrip(")")
+        for method, tiers in by_method.items():
+            if kind == "synthetic" and method == "calibrated":
+                most(f"{group}, {method}: phone mean, ms", tse(group, method, "phones"), 10)
+                near = 100 * tiers["phones"].boundaries_within(0.02)
+                found.append((f"{group}, {method}: phones within 20 ms, % (at least)", near, 85, near >= 85))
+            if kind == "synthetic" and method == "gradient":
+                most(f"{group}, {method}: phone mean, ms", tse(group, method, "phones"), 15)
+            if group.startswith("librispeech"):
+                limit = {"calibrated": 25, "calibrated-gradient": 28, "gradient": 45, "ctc": 36}.get(method)
+                if limit is not None:
+                    most(f"{group}, {method}: word TSE, ms", tse(group, method), limit)
+                if method == "calibrated":
+                    most(f"{group}, {method}: median, ms", 1e3 * tiers["words"].tse_median_s, 12)
+            if kind == "hand" and method in ("calibrated", "gradient"):
+                most(f"{group}, {method}: word TSE, ms", tse(group, method), 30 if method == "calibrated" else 60)
+                if method == "calibrated" and "phones" in tiers:
+                    most(f"{group}, {method}: phone mean, ms", tse(group, method, "phones"), 22)
+            if kind == "exact" and method in ("calibrated", "gradient"):
+                most(f"{group}, {method}: word TSE, ms", tse(group, method), 35 if method == "calibrated" else 60)
+        for ours, theirs in (
+            ("calibrated", "calibrated-ctc"),
+            ("gradient", "ctc"),
+            ("calibrated-gradient", "calibrated-ctc"),
+        ):
+            if ours in by_method and theirs in by_method:
+                most(f"{group}: word TSE of {ours} against {theirs}, ms", tse(group, ours), tse(group, theirs))
+    return found
+
+
+def show_bars(found: list[tuple[str, float, float, bool]]) -> None:
+    """One line a bar."""
+    print("\n### Bars\n\n| bar | measured | limit | |\n|---|---|---|---|")
+    for what, value, limit, holds in found:
+        print(f"| {what} | {value:.1f} | {limit:.1f} | {'pass' if holds else 'FAIL'} |")
+
+
 def show(pooled: dict[str, dict[str, dict[str, Comparison]]], failures: dict[str, list[str]]) -> None:
     """One table a group of recordings; times in ms, shares in percent."""
     for group, by_method in pooled.items():
@@ -192,6 +275,49 @@ def show(pooled: dict[str, dict[str, dict[str, Comparison]]], failures: dict[str
         print(f"\n{where}: {len(problems)} failed, for example {problems[0]}")
 
 
+def draw(pooled: dict[str, dict[str, dict[str, Comparison]]], folder: Path) -> None:
+    """Two figures: cumulative boundary errors by method, one panel a group; and histograms of signed errors."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = list(pooled)
+    columns = min(3, len(groups))
+    size = (4.2 * columns, 3.2 * -(-len(groups) // columns))
+    cumulative = Figure(figsize=size, layout="constrained")
+    histogram = Figure(figsize=size, layout="constrained")
+    methods = list(dict.fromkeys(m for by_method in pooled.values() for m in by_method if m != "equal"))
+    colours = {method: f"C{n}" for n, method in enumerate(methods)}
+    for figure, name in ((cumulative, "cumulative"), (histogram, "histogram")):
+        for axes, group in zip(np.ravel(figure.subplots(-(-len(groups) // columns), columns)), groups, strict=False):
+            for method in methods:
+                if "words" not in pooled[group].get(method, {}):
+                    continue
+                signed = 1e3 * pooled[group][method]["words"].boundary_errors_s.ravel()
+                if name == "cumulative":
+                    errors = np.sort(np.abs(signed))
+                    shares = 100 * np.arange(1, len(errors) + 1) / max(1, len(errors))
+                    axes.plot(errors, shares, color=colours[method], label=method, lw=1.2)
+                elif not method.endswith(("attention", "sphinx")):
+                    axes.hist(signed, np.arange(-105, 106, 10), histtype="step", color=colours[method], label=method)
+            axes.set_title(group, fontsize=9)
+            axes.set_xlim(*((0, 100) if name == "cumulative" else (-105, 105)))
+            axes.set_xlabel("boundary error (ms)" if name == "cumulative" else "boundary error (ms), late is positive")
+            axes.set_ylabel("boundaries within (%)" if name == "cumulative" else "boundaries")
+            axes.grid(alpha=0.3)
+        figure.axes[0].legend(fontsize=6)
+        for axes in figure.axes[len(groups) :]:
+            axes.remove()
+        figure.savefig(folder / f"accuracy-{name}.png", dpi=110)
+
+
+def draw_methods(recording: Recording, bundle: Bundle, methods: list[str], folder: Path) -> None:
+    """One picture a method: what it read the alignment of a recording off."""
+    for method in methods:
+        if method not in ("equal", "pocketsphinx"):
+            found = align(recording.audio, recording.text, model=bundle, method=cast(Method, method))
+            found.plot(path=folder / f"evidence-{method}.png")
+
+
 def _cell(comparison: Comparison, measure) -> str:
     try:
         if measure is None:
@@ -202,8 +328,8 @@ def _cell(comparison: Comparison, measure) -> str:
         return "-"
 
 
-def main() -> None:
-    """Parse the command line, run, print tables and write JSON."""
+def main() -> int:
+    """Parse the command line, run, print tables and write JSON; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, help="recordings with references")
     parser.add_argument("--refs", type=Path, help="reference times (default: <manifest>_refs.jsonl)")
@@ -215,10 +341,11 @@ def main() -> None:
         "--methods",
         nargs="+",
         default=None,
-        help="gradient ctc attention equal pocketsphinx (default: all that are installed)",
+        help="those of gradalign align, and pocketsphinx (default: all that are at hand)",
     )
     parser.add_argument("--limit", type=int, help="at most this many recordings a group")
     parser.add_argument("--json", type=Path, help="write all measures here")
+    parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
     args = parser.parse_args()
     recordings: list[Recording] = []
@@ -229,21 +356,29 @@ def main() -> None:
             except GradalignError as error:
                 print(f"{voice} left out: {error}", file=sys.stderr)
     if args.manifest and not args.manifest.exists():
-        print(f"{args.manifest} does not exist: its recordings are left out", file=sys.stderr)
-    elif args.manifest:
+        parser.error(f"{args.manifest}: no such manifest")
+    if args.manifest:
         refs = args.refs or args.manifest.with_name(args.manifest.stem + "_refs.jsonl")
         recordings += from_manifest(args.manifest, refs, args.sets, args.limit)
     if not recordings:
         parser.error("no recordings: give --manifest, or install flite and festival for synthetic speech")
     bundle = load(args.model)
-    found = run(recordings, args.methods or _available(), bundle, args.alignments)
+    print(f"Model {bundle.name}; calibrated on: {bundle.calibrated_on or 'nothing'}.")
+    found = run(recordings, args.methods or _available(bundle), bundle, args.alignments)
     show(found["pooled"], found["failures"])
+    checked = bars(found["pooled"])
+    show_bars(checked)
+    if args.figures:
+        draw(found["pooled"], args.figures)
+        draw_methods(recordings[0], bundle, args.methods or _available(bundle), args.figures)
     if args.json:
         measures = {
             group: {m: {tier: c.to_dict() for tier, c in tiers.items()} for m, tiers in by_method.items()}
             for group, by_method in found["pooled"].items()
         }
-        args.json.write_text(json.dumps(_about(bundle) | {"groups": measures, "failures": found["failures"]}, indent=1))
+        about = _about(bundle) | {"bars": checked, "groups": measures, "failures": found["failures"]}
+        args.json.write_text(json.dumps(about, indent=1))
+    return int(not all(holds for _, _, _, holds in checked))
 
 
 def _about(bundle: Bundle) -> dict[str, str]:
@@ -254,6 +389,7 @@ def _about(bundle: Bundle) -> dict[str, str]:
 
     return {
         "model": bundle.name,
+        "calibrated_on": bundle.calibrated_on,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -261,11 +397,12 @@ def _about(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _available() -> list[str]:
+def _available(bundle: Bundle) -> list[str]:
     from importlib.util import find_spec
 
-    return ["gradient", "ctc", "attention", "equal"] + (["pocketsphinx"] if find_spec("pocketsphinx") else [])
+    plain = ["gradient", "ctc", "attention", "equal"]
+    return [*bundle.calibrations, *plain] + (["pocketsphinx"] if find_spec("pocketsphinx") else [])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,5 +8,15 @@ from typing import Literal
 Seconds = float
 """Time in seconds. Every public time is in seconds unless its name says otherwise."""
 
-Method = Literal["gradient", "ctc", "attention", "equal"]
-"""Where the evidence for an alignment comes from; "equal" splits the recording evenly."""
+Method = Literal[
+    "calibrated",
+    "calibrated-gradient",
+    "calibrated-attention",
+    "calibrated-ctc",
+    "gradient",
+    "attention",
+    "ctc",
+    "equal",
+]
+"""Where the evidence for an alignment comes from. The calibrated ones weigh all of it, or one kind, as the model has
+learnt to; the others take it as it is; "equal" splits the recording evenly."""

@@ -31,17 +31,30 @@ class Interval:
         label: What is said there. Never empty: silence is the absence of an interval.
         score: Mean log-probability-like score per frame of the evidence that placed it, higher is
             better; None where the source gives none (a file read from elsewhere).
+        start_range: Between these times the start lies with a probability of 90 %, by calibrated evidence; else None.
+        end_range: The same of the end.
+        confidence: Of a word, how likely it is that it was said and that both of its boundaries are within 50 ms of
+            the true ones, in [0, 1]; None where the model has not learnt to tell.
 
     Raises:
-        ValueError: On a non-finite or negative time, a length that is not positive, or no label.
+        ValueError: On a non-finite or negative time, a length that is not positive, a confidence outside [0, 1], or
+            no label.
     """
 
     start: Seconds
     end: Seconds
     label: str
     score: float | None = None
+    start_range: tuple[Seconds, Seconds] | None = None
+    end_range: tuple[Seconds, Seconds] | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
+        for limits in (self.start_range, self.end_range):
+            if limits is not None and not (math.isfinite(limits[1] - limits[0]) and 0 <= limits[0] <= limits[1]):
+                raise ValueError(f"interval {self.label!r}: needs 0 <= low <= high for a range of times, got {limits}")
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ValueError(f"interval {self.label!r}: a confidence lies in [0, 1], got {self.confidence}")
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"interval {self.label!r}: times must be finite, got [{self.start}, {self.end})")
         if not 0 <= self.start < self.end:
@@ -149,7 +162,7 @@ class Alignment:
             elsewhere need not.
         transcript: The text as given, or None for an alignment read from a file without one.
         words: One entry a word of the transcript, aligned or not; empty where there is none.
-        method: Source of the evidence ("gradient", "ctc", "attention", "equal"), or None if unknown.
+        method: Source of the evidence (see `gradalign.align`), or None if unknown.
         model: Name of the model, or None if unknown.
         evidence: What the times were read off, if kept. Not compared and not written to files.
 

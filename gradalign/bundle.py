@@ -1,10 +1,12 @@
 """A model as one thing: network, features, labels and times, as loaded from or saved to a folder.
 
-A folder holds ``config.json``, ``params.safetensors`` and ``card.md``. Nothing in it is executed.
+A folder holds ``config.json``, ``params.safetensors``, ``card.md`` and ``calibration.json``, the last two if it has
+them. Nothing in it is executed.
 """
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gradalign import calibration as calibrations
+from gradalign.calibration import Calibration
 from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel
 from gradalign.nn.aed import AED
@@ -22,6 +26,7 @@ from gradalign.timing import FrameGrid
 FORMAT = "gradalign-model"
 VERSION = 1
 DEFAULT = "en-us"
+CALIBRATION = "calibration.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class Bundle:
         labels: Names of ids 1, 2, ...; id 0 is blank and sentence boundary.
         max_duration_s: Longest recording it takes in one piece; attention memory grows with its square.
         card: Text of the model card, "" if there is none.
+        calibrations: How its evidence relates to true times, by method; empty if it has not learnt any.
+        calibrated_on: On what, in words.
     """
 
     name: str
@@ -43,6 +50,8 @@ class Bundle:
     labels: tuple[str, ...]
     max_duration_s: float = 60.0
     card: str = ""
+    calibrations: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
+    calibrated_on: str = ""
 
     @property
     def grid(self) -> FrameGrid:
@@ -123,8 +132,10 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
             f"{network_config.n_mels}"
         )
     network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
-    card = folder / "card.md"
-    return Bundle(name, network, features, labels, limit, card.read_text("utf-8") if card.is_file() else "")
+    card, calibration = folder / "card.md", folder / CALIBRATION
+    text = card.read_text("utf-8") if card.is_file() else ""
+    found, about = calibrations.load(calibration) if calibration.is_file() else ({}, "")
+    return Bundle(name, network, features, labels, limit, text, found, about)
 
 
 def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None:
@@ -149,6 +160,8 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
     if bundle.card:
         (folder / "card.md").write_text(bundle.card, "utf-8")
+    if bundle.calibrations:
+        calibrations.save(bundle.calibrations, folder / CALIBRATION, about=bundle.calibrated_on)
 
 
 def flat_params(network: nnx.Module) -> dict[str, jax.Array]:

@@ -76,6 +76,16 @@ best (on speech kept aside) and step-N; use one with --model run/models/last.
 
 Needs grain and orbax: pip install "gradalign[train]"."""
 
+_CALIBRATE = """\
+Learn how a model's evidence relates to true times: how gradients, attention and CTC posteriors are to
+be filtered and weighed, what silence looks like, and how sure a word may be.
+
+  gradalign calibrate run/models/last                  on synthetic speech, whose times are exact
+  gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
+  gradalign align rec.wav "what was said" --calibration mine.json
+
+Writes calibration.json into the model's folder, where align finds it. Takes minutes."""
+
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
 
@@ -132,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plot(_command(group, "plot", commands.plot, "draw an alignment and what it was read off", _PLOT))
     _add_recognise(_command(group, "recognise", commands.recognise, "print what the model hears", _RECOGNISE))
     _add_train(_command(group, "train", commands.train, "train a model", _TRAIN))
+    _add_calibrate(_command(group, "calibrate", commands.calibrate, "learn when to trust what", _CALIBRATE))
     _add_synth(_command(group, "synth", commands.synth, "make timed speech from text", _SYNTH))
     _add_info(_command(group, "info", commands.info, "describe a model", _INFO))
     return parser
@@ -189,9 +200,12 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--method",
         choices=get_args(Method),
-        default="gradient",
-        help="evidence: saliency of each label (gradient, the default), the CTC head, cross-attention, or none: "
-        "labels spread evenly (equal)",
+        help="evidence: all of it or one kind, weighed as the model has learnt to (calibrated...), or as it is: "
+        "saliency of each label (gradient), cross-attention, the CTC head, or none: labels spread evenly (equal); "
+        "default: calibrated, or gradient where the model is not",
+    )
+    command.add_argument(
+        "--calibration", metavar="FILE", type=Path, help="of gradalign calibrate, in place of the model's own"
     )
     command.add_argument(
         "--leaf",
@@ -325,6 +339,39 @@ def _add_synth(command: argparse.ArgumentParser) -> None:
     command.add_argument("--list-voices", action="store_true", help="list all voices, then stop")
     command.add_argument("--overwrite", action="store_true", help="replace a corpus made with other options")
     command.add_argument("--quiet", action="store_true", help="no progress and no report, only warnings and errors")
+
+
+def _add_calibrate(command: argparse.ArgumentParser) -> None:
+    count = _number("a whole number, at least 1", 1.0, whole=True)
+    command.add_argument("model", metavar="MODEL", help="name of a model or its folder")
+    command.add_argument(
+        "--data",
+        metavar="CORPUS",
+        type=Path,
+        nargs="+",
+        help="speech with times: a manifest with words and phones, or a folder of recordings with TextGrids "
+        "(default: synthetic speech, made now)",
+    )
+    command.add_argument(
+        "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"
+    )
+    command.add_argument(
+        "--utterances", metavar="N", type=count, default=96, help="how many to learn from (default: %(default)s)"
+    )
+    command.add_argument(
+        "--steps", metavar="N", type=count, default=200, help="updates for each method (default: %(default)s)"
+    )
+    seed = _number("a whole number, at least 0", 0.0, whole=True)
+    command.add_argument("--seed", metavar="N", type=seed, default=0, help="of every choice (default: %(default)s)")
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write there (default: calibration.json in the model's folder)",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a calibration that is there already")
+    command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
 
 
 def _add_info(command: argparse.ArgumentParser) -> None:

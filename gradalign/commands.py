@@ -4,11 +4,12 @@ Nothing heavy is imported before it is needed, so that help and wrong paths are 
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gradalign.bundle import Bundle
     from gradalign.corpus import Outcome
     from gradalign.evaluation import FilePair
+    from gradalign.manifest import Utterance
     from gradalign.metrics import Comparison
     from gradalign.recognition import Recognition
     from gradalign.synth.corpus import Progress
@@ -334,6 +336,83 @@ def _log_to_terminal(*, quiet: bool) -> None:
     logging.getLogger("gradalign").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
+def calibrate(args: argparse.Namespace) -> int:
+    """Learn how a model's evidence relates to true times."""
+    import tempfile
+
+    from gradalign.bundle import CALIBRATION, folder_of
+    from gradalign.io._files import check_writable
+
+    target: Path = args.output or folder_of(args.model) / CALIBRATION
+    check_writable(target, overwrite=args.overwrite)
+    if args.data and args.voices:
+        args.parser.error("--voices are for synthetic speech, which is made only without --data")
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = args.data or [_calibration_speech(args, Path(scratch))]
+        utterances, about = _timed_speech(args, sources)
+        note(f"loading model {args.model}", quiet=args.quiet)
+        prepare_jax()
+        from gradalign import calibration
+        from gradalign.bundle import load
+        from gradalign.calibrate import calibrate as learn
+        from gradalign.calibrate import read
+
+        bundle = load(args.model)
+        timed = [read(utterance, bundle) for utterance in utterances]
+        done = learn(bundle, timed, about=about, steps=args.steps, seed=args.seed, report=_noted(args))
+    note("", quiet=args.quiet)
+    calibration.save(done.calibrations, target, about=about)
+    if not args.quiet:
+        print(f"{target}: learnt on {about}")
+    return 0
+
+
+def _noted(args: argparse.Namespace) -> Callable[[str], None]:
+    """What shows progress on the line of notes."""
+    return lambda line: note(line, quiet=args.quiet)
+
+
+def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:
+    """Synthetic speech to calibrate on, half of it made harder."""
+    from gradalign import synth as engines
+    from gradalign.synth import corpus
+    from gradalign.synth.augment import parse
+
+    try:
+        voices = engines.matching(args.voices or corpus.CALIBRATION_VOICES)
+    except ValueError as error:
+        args.parser.error(str(error))
+    texts, _ = corpus.read_texts([corpus.SENTENCES])
+    share = -(-args.utterances // len(voices))
+    settings = corpus.Settings(voices, args.seed, True, parse(["room", "noise", "band"]), False)
+    for last in corpus.write(texts[:: max(1, len(texts) // share)][:share], folder, settings):
+        note(f"speaking: {last.utterances} of {args.utterances} sentences", quiet=args.quiet)
+    note("", quiet=args.quiet)
+    return folder / "manifest.jsonl"
+
+
+def _timed_speech(args: argparse.Namespace, sources: "list[Path]") -> "tuple[list[Utterance], str]":
+    """Utterances with times, as many as asked for and drawn by the seed; and what they are, in words."""
+    import random
+
+    from gradalign import manifest
+
+    found = [u for source in sources for u in manifest.read(source)]
+    timed = [u for u in found if u.phones and u.words]
+    if not timed:
+        raise FormatError(
+            f"{', '.join(map(str, sources))}: none of {len(found)} utterances has times of both phones and words; "
+            "expected a manifest of gradalign synth, or recordings with TextGrids beside them"
+        )
+    chosen = random.Random(args.seed).sample(timed, min(args.utterances, len(timed)))
+    speakers = sorted({u.speaker for u in chosen if u.speaker})
+    kind = "recordings" if args.data else "synthetic utterances"
+    named = (
+        f" of {', '.join(speakers)}" if 0 < len(speakers) <= 12 else f" of {len(speakers)} speakers" * bool(speakers)
+    )
+    return chosen, f"{len(chosen)} {kind}{named}"
+
+
 def synth(args: argparse.Namespace) -> int:
     """Make timed speech from text, or list the voices."""
     from gradalign import synth as engines
@@ -412,6 +491,7 @@ def info(args: argparse.Namespace) -> int:
         "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
         "frames": f"{1000 * bundle.grid.hop_s:g} ms gradient, {1000 * bundle.encoder_grid.hop_s:g} ms others",
         "longest": f"{bundle.max_duration_s:g} s in one piece",
+        "calibrated": bundle.calibrated_on or "no: gradalign calibrate does it",
         "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),
         "labels": f"{len(bundle.labels)}: {' '.join(bundle.labels)}",
         "runs on": jax.default_backend(),
@@ -476,11 +556,15 @@ def _bundle(args: argparse.Namespace) -> "Bundle":
     """The model, loaded; the leaf is checked against it."""
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
+    from gradalign import calibration
     from gradalign.aligner import leaf_depth
     from gradalign.bundle import load
 
     try:
         bundle = load(args.model)
+        if args.calibration is not None:
+            found, about = calibration.load(args.calibration)
+            bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
         leaf_depth(args.leaf, bundle.network.config.encoder_layers)
     except ValueError as error:
         args.parser.error(str(error))

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of the time of these tests is spent compiling programs that run once. Programs that they start see this too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import numpy as np
@@ -12,8 +14,6 @@ from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the time of these tests is spent compiling programs that run once.
-jax.config.update("jax_disable_most_optimizations", True)
 
 # Nothing is timed in the tests: a loaded machine must not fail them.
 settings.register_profile("gradalign", deadline=None)

@@ -47,7 +47,9 @@ def test_a_method_that_equals_the_reference_has_no_error(
     argv = ["--no-synthetic", "--manifest", str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model")]
     argv += ["--methods", "equal", "ctc", "--json", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *argv])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert done.value.code == 0  # none of the project's bars is about these
     groups = json.loads((tmp_path / "out.json").read_text())["groups"]
     equal, ctc = (groups["s (exact)"][method]["words"] for method in ("equal", "ctc"))
     assert equal["tse_s"] == 0.0
@@ -102,3 +104,25 @@ def test_phone_error_rates_without_recordings_say_what_is_missing(
     err = capsys.readouterr().err
     assert "nothing to recognise: give --manifest" in err
     assert "nowhere.jsonl does not exist" in err
+
+
+def test_bars_say_what_holds():
+    from gradalign.alignment import Alignment, Interval, Tier
+    from gradalign.metrics import compare
+
+    bars = runpy.run_path(str(SCRIPT))["bars"]
+    words = Tier("words", (Interval(0.1, 0.3, "a"), Interval(0.3, 0.6, "b")))
+
+    def late(by_s: float):
+        moved = Tier("words", tuple(Interval(i.start + by_s, i.end + by_s, i.label) for i in words))
+        return {"words": compare(words, Alignment(2.0, (moved,)), tier="words")}
+
+    found = bars(
+        {"librispeech (silver-hmm)": {"calibrated": late(0.02), "calibrated-ctc": late(0.01), "ctc": late(0.04)}}
+    )
+    assert {what: (round(value), limit, holds) for what, value, limit, holds in found} == {
+        "librispeech (silver-hmm), calibrated: word TSE, ms": (20, 25, True),
+        "librispeech (silver-hmm), calibrated: median, ms": (20, 12, False),
+        "librispeech (silver-hmm), ctc: word TSE, ms": (40, 36, False),
+        "librispeech (silver-hmm): word TSE of calibrated against calibrated-ctc, ms": (20, pytest.approx(10), False),
+    }

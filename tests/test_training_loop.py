@@ -32,6 +32,23 @@ from gradalign.training.optimizer import optimizer, schedule
 PHONES = ("AA", "K", "S", "M")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept_programs(tmp_path_factory):
+    """Runs of this file compile the same programs again and again: keep them, for its processes too."""
+    folder = str(tmp_path_factory.mktemp("programs"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Runs hold many programs at once; see `forget_programs`."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory) -> Path:
     """Tones, one for each phone, with exact times."""

@@ -98,8 +98,15 @@ _WORD_FIELDS = ("text", "start_char", "end_char", "status", "index")
 
 
 def _interval_row(interval: Interval) -> dict[str, Any]:
-    score = None if interval.score is None else float(interval.score)
-    return {"start": float(interval.start), "end": float(interval.end), "label": interval.label, "score": score}
+    row: dict[str, Any] = {"start": float(interval.start), "end": float(interval.end), "label": interval.label}
+    row["score"] = None if interval.score is None else float(interval.score)
+    for name in ("start_range", "end_range"):
+        limits = getattr(interval, name)
+        if limits is not None:
+            row[name] = [float(limits[0]), float(limits[1])]
+    if interval.confidence is not None:
+        row["confidence"] = float(interval.confidence)
+    return row
 
 
 def _load(text: str) -> Any:
@@ -136,10 +143,21 @@ def _tier(row: Any, where: str) -> Tier:
 def _interval(row: Any, where: str) -> Interval:
     start, end = (_get(row, key, float, where) for key in ("start", "end"))
     label, score = _get(row, "label", str, where), _get(row, "score", float, where, null=True)
+    ranges = [_range(row, key, where) for key in ("start_range", "end_range")]
+    confidence = _get(row, "confidence", float, where) if "confidence" in row else None
     try:
-        return Interval(start, end, label, score)
+        return Interval(start, end, label, score, *ranges, confidence)
     except ValueError as error:
         raise FormatError(f"{where}: {error}") from error
+
+
+def _range(row: Any, key: str, where: str) -> tuple[float, float] | None:
+    if key not in row:
+        return None
+    limits = _get(row, key, list, where)
+    if len(limits) != 2 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in limits):
+        raise FormatError(f"{where}.{key} is {limits!r}, expected two numbers")
+    return float(limits[0]), float(limits[1])
 
 
 def _word(row: Any, where: str) -> TranscriptWord:

@@ -25,6 +25,9 @@ VOICES = ("flite-awb", "flite-slt", "festival-ked_diphone", "festival-cmu_us_slt
 """The voices of training. Not among them: flite-rms and festival-kal_diphone, which the benchmark holds out, and
 flite-kal and flite-kal16, which are made from recordings of the same speaker as the latter."""
 
+CALIBRATION_VOICES = (*VOICES, "espeak-en-us", "espeak-en-gb-scotland", "espeak-en-us-nyc+f2", "espeak-en-gb-x-rp+m3")
+"""Voices that models are calibrated on unless others are asked for; none of those that `VOICES` leaves out."""
+
 SENTENCES = Path(__file__).with_name("sentences.txt")
 """The texts that come with the package: written for this project, public domain (CC0)."""
 

@@ -1,0 +1,303 @@
+"""Learning a model's calibration from speech whose times are known: synthetic, or recordings aligned by hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from gradalign import audio, confidence
+from gradalign.aligner import place_calibrated, read_signals
+from gradalign.alignment import Interval
+from gradalign.bundle import Bundle
+from gradalign.calibration import Calibration, Example, Weights, classes_of, initial, loss, true_path
+from gradalign.errors import AlignmentError
+from gradalign.features import log_mel_padded
+from gradalign.lattice import Topology
+from gradalign.manifest import Utterance
+from gradalign.signals import CUES, Signals, family, signal_names
+from gradalign.transcript import Transcript
+
+METHODS = {
+    "calibrated": ("gradient", "attention", "ctc"),
+    "calibrated-gradient": ("gradient",),
+    "calibrated-attention": ("attention",),
+    "calibrated-ctc": ("ctc",),
+}
+"""Families of signals that each calibrated method weighs."""
+
+
+class TimedUtterance(NamedTuple):
+    """Speech whose times are known.
+
+    Attributes:
+        samples: At the model's rate, in [-1, 1].
+        text: What is said, as people write it.
+        phones: Labels of the model with their times in seconds.
+        words: Words of the text with their times.
+    """
+
+    samples: Float[np.ndarray, " samples"]
+    text: str
+    phones: tuple[Interval, ...]
+    words: tuple[Interval, ...]
+
+
+def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
+    """An utterance of a corpus, with its samples.
+
+    Raises:
+        FormatError: If the recording cannot be read.
+        ValueError: If the utterance has no times of phones or words.
+    """
+    if utterance.phones is None or utterance.words is None:
+        raise ValueError(f"{utterance.id} has no times of phones and words")
+    rate = bundle.features.sample_rate
+    samples = audio.read(utterance.audio, sample_rate=rate)
+    first = round(utterance.start * rate)
+    last = None if utterance.duration is None else first + round(utterance.duration * rate)
+    return TimedUtterance(samples[first:last], utterance.text, utterance.phones, utterance.words)
+
+
+def calibrate(
+    bundle: Bundle,
+    utterances: Sequence[TimedUtterance],
+    *,
+    about: str,
+    steps: int = 200,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Bundle:
+    """The model with calibrations learnt anew.
+
+    Args:
+        bundle: The model.
+        utterances: Speech with times; one in which a word has no phones, or that is too short for its labels, is left
+            out.
+        about: On what it is learnt, in words; kept with the calibrations.
+        steps: Updates for each method.
+        seed: Of the choice of wrong words for confidence.
+        report: Told what is being done.
+
+    Raises:
+        AlignmentError: If no utterance can be used.
+    """
+    network = bundle.network.config
+    names = signal_names(network)
+    read, skipped = [], 0
+    for number, utterance in enumerate(utterances, 1):
+        report(f"reading {number}/{len(utterances)} utterances")
+        try:
+            read.append(_read(bundle, utterance))
+        except AlignmentError:
+            skipped += 1
+    if not read:
+        raise AlignmentError(
+            f"none of {len(utterances)} utterances can be used: each needs a text and the times of its words and phones"
+        )
+    if skipped:
+        report(
+            f"{skipped} of {len(utterances)} utterances left out: words without phones, or too many for their length"
+        )
+    found: dict[str, Calibration] = {}
+    for method, families in METHODS.items():
+        chosen = tuple(name for name in names if family(name) in families)
+        examples = _stacked([_example(one, chosen, names) for one in read])
+        last = [0.0]
+
+        def told(step: int, value: float, method: str = method, last: list[float] = last) -> None:
+            last[0] = value
+            report(f"{method}: update {step + 1}/{steps}, loss {value:.4f}")
+
+        found[method] = Calibration(chosen, jax.tree.map(np.asarray, learn(examples, steps=steps, report=told)))
+        report(f"{method}: loss {last[0]:.4f} a frame")
+    confidences = _confidences(bundle, utterances, found, seed, report)
+    found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
+    return replace(bundle, calibrations=found, calibrated_on=about)
+
+
+class _Read(NamedTuple):
+    """One utterance with all of its signals."""
+
+    seen: Signals
+    labels: tuple[str, ...]
+    owners: tuple[int, ...]
+    edges: Float[np.ndarray, "labels 2"]
+
+
+def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
+    owners = _owners(utterance)
+    labels = tuple(phone.label for phone in utterance.phones)
+    features = _features(bundle, utterance)
+    if len(labels) > len(features):
+        raise AlignmentError(f"{len(labels)} labels in {len(features)} frames")
+    seen = read_signals(bundle, features, labels)
+    times = np.array([(phone.start, phone.end) for phone in utterance.phones])
+    edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
+    return _Read(Signals(*(part.astype(np.float16) for part in seen)), labels, owners, edges)
+
+
+def _owners(utterance: TimedUtterance) -> tuple[int, ...]:
+    """Word of each phone: the one that holds its middle."""
+    found = []
+    for phone in utterance.phones:
+        middle = (phone.start + phone.end) / 2
+        inside = [i for i, word in enumerate(utterance.words) if word.start <= middle < word.end]
+        if not inside:
+            raise AlignmentError(f"phone {phone.label} at {phone.start:.3f} s lies in no word")
+        found.append(inside[0])
+    if set(found) != set(range(len(utterance.words))):
+        raise AlignmentError("a word has no phones")
+    return tuple(found)
+
+
+def _features(bundle: Bundle, utterance: TimedUtterance) -> Float[np.ndarray, "frames mels"]:
+    return log_mel_padded(utterance.samples.astype(np.float32), bundle.features)
+
+
+def picked(seen: Signals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
+    """Some of the signals in the order asked for; without the CTC head's, nothing is known of its blank either."""
+    cues = np.array(seen.cues, np.float32)
+    if "ctc" not in chosen:
+        cues[CUES.index("blank")] = 0.0
+    rows = [names.index(name) for name in chosen]
+    return Signals(np.asarray(seen.scores, np.float32)[rows], cues, np.asarray(seen.sure, np.float32))
+
+
+def _example(one: _Read, chosen: Sequence[str], names: Sequence[str]) -> Example:
+    n_frames = one.seen.scores.shape[2]
+    return Example(
+        picked(one.seen, chosen, names),
+        classes_of(one.labels),
+        jax.tree.map(np.asarray, Topology.words(one.owners)),
+        true_path(one.edges, n_frames),
+        np.asarray(len(one.labels), np.int32),
+        np.asarray(n_frames, np.int32),
+    )
+
+
+def _stacked(examples: Sequence[Example]) -> Example:
+    """Examples padded to the longest and stacked."""
+    n_labels = max(int(e.n_labels) for e in examples)
+    n_frames = max(int(e.n_frames) for e in examples)
+
+    def padded(e: Example) -> Example:
+        labels, frames = (0, n_labels - int(e.n_labels)), (0, n_frames - int(e.n_frames))
+        seen = Signals(
+            np.pad(e.signals.scores, ((0, 0), labels, frames)),
+            np.pad(e.signals.cues, ((0, 0), frames)),
+            np.pad(e.signals.sure, (labels, (0, 0))),
+        )
+        path = np.pad(e.path, frames, constant_values=-1)
+        topology = jax.tree.map(np.asarray, e.topology.padded(n_labels))
+        return Example(seen, np.pad(e.classes, labels), topology, path, e.n_labels, e.n_frames)
+
+    return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *map(padded, examples))
+
+
+def _confidences(
+    bundle: Bundle,
+    utterances: Sequence[TimedUtterance],
+    calibrations: dict[str, Calibration],
+    seed: int,
+    report: Callable[[str], None],
+) -> dict[str, tuple[float, ...]]:
+    """Weights of confidence for each method, from transcripts as users give them: right ones, and with a wrong word."""
+    rng = np.random.default_rng(seed)
+    names = signal_names(bundle.network.config)
+    all_words = [word.label for utterance in utterances for word in utterance.words]
+    tables: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
+    right: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
+    for number, utterance in enumerate(utterances, 1):
+        report(f"confidence: {number}/{len(utterances)} utterances")
+        said = [word.label for word in utterance.words]
+        swapped = int(rng.integers(len(said)))
+        other = str(rng.choice([w for w in all_words if w.lower() != said[swapped].lower()]))
+        wrong = [*said[:swapped], other, *said[swapped + 1 :]]
+        for words, at in ((said, -1), (wrong, swapped)):
+            for method, (table, hits) in _tried(bundle, utterance, words, at, calibrations, names).items():
+                tables[method].append(table)
+                right[method].append(hits)
+    if not any(map(len, tables["calibrated"])):
+        return {method: () for method in calibrations}
+    return {
+        method: confidence.learn(np.concatenate(tables[method]), np.concatenate(right[method]))
+        for method in calibrations
+    }
+
+
+def _tried(
+    bundle: Bundle,
+    utterance: TimedUtterance,
+    words: Sequence[str],
+    wrong: int,
+    calibrations: dict[str, Calibration],
+    names: Sequence[str],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By method: what is known of each word of a transcript, and whether it is right; nothing if it cannot be told."""
+    try:
+        transcript = Transcript.from_text(" ".join(words))
+        if len(transcript.words) != len(words) or len(set(transcript.word_of_label)) != len(words):
+            return {}
+        features = _features(bundle, utterance)
+        if len(transcript.labels) > len(features):
+            return {}
+        seen = read_signals(bundle, features, transcript.labels)
+        duration = len(utterance.samples) / bundle.features.sample_rate
+        found = {}
+        for method, calibration in calibrations.items():
+            alignment, table = place_calibrated(
+                transcript,
+                picked(seen, calibration.signals, names),
+                calibration,
+                grid=bundle.grid,
+                duration=duration,
+            )
+            placed = zip(alignment.tier("words"), utterance.words, strict=True)
+            far = [max(abs(a.start - b.start), abs(a.end - b.end)) for a, b in placed]
+            found[method] = (table, (np.array(far) <= confidence.REACH_S) & (np.arange(len(words)) != wrong))
+        return found
+    except AlignmentError:
+        return {}
+
+
+def learn(
+    examples: Example,
+    *,
+    steps: int = 300,
+    rate: float = 0.02,
+    decay: float = 1e-3,
+    report: Callable[[int, float], None] = lambda step, value: None,
+) -> Weights:
+    """The weights under which the true paths are most probable.
+
+    Args:
+        examples: All utterances, stacked along a leading axis.
+        steps: Updates, each on all utterances.
+        rate: Learning rate of Adam at first; it falls to zero as a cosine.
+        decay: Weight of the squared distance from the start, which keeps what the data do not tell.
+        report: Told the number of an update and the loss before it.
+    """
+    start = initial(examples.signals.scores.shape[1])
+    tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+    @jax.jit
+    def step(weights, moments, examples):
+        def total(weights):
+            away = sum((jnp.square(a - b).sum() for a, b in zip(weights, start, strict=True)), jnp.zeros(()))
+            return jax.vmap(partial(loss, weights))(examples).mean() + decay * away
+
+        value, gradient = jax.value_and_grad(total)(weights)
+        updates, moments = tx.update(gradient, moments, weights)
+        return optax.apply_updates(weights, updates), moments, value
+
+    weights, moments = start, tx.init(start)
+    for number in range(steps):
+        weights, moments, value = step(weights, moments, examples)
+        report(number, float(value))
+    return weights

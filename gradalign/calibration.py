@@ -1,0 +1,229 @@
+"""How a given model's evidence relates to true times: a few hundred numbers, learnt from speech whose times are known.
+
+The score of label s at frame t is a sum over signals k of ``gate_k(s) * (taps_k * x_k[s])(t)``, plus what the class of
+the label says about the cues of the frame. Silence has a score of its own from the cues and from how much evidence of
+speech there is. Together they are the potentials of a conditional random field over the paths of `gradalign.lattice`,
+and are learnt by maximum conditional likelihood of the true path (Lafferty, McCallum and Pereira 2001, section 3).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gradalign.errors import FormatError
+from gradalign.lattice import Topology, forward_backward, path_score
+from gradalign.signals import CUES, Signals
+
+FORMAT, VERSION = "gradalign-calibration", 1
+TAPS = 15
+"""Frames that a time filter sees, its own in the middle."""
+
+CLASSES = {
+    "vowel": "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW",
+    "stop": "P T K B D G",
+    "fricative": "F TH S SH HH V DH Z ZH",
+    "affricate": "CH JH",
+    "nasal": "M N NG",
+    "liquid": "L R W Y",
+}
+"""Phones by manner of articulation; a label of another kind is "other"."""
+
+CLASS_NAMES = (*CLASSES, "other")
+
+
+class Weights(NamedTuple):
+    """What is learnt.
+
+    Attributes:
+        taps: Time filter of each signal; the middle tap is the frame itself, later taps see later frames.
+        gates: Bias and slopes of each signal's gate over how sure the model is of the label.
+        classes: What each class of labels says about the cues, and its bias last: a light prior on its length.
+        silence: Time filters of the cues for silence.
+        speech: What silence makes of the mean and of the largest label score of the frame, and a bias.
+    """
+
+    taps: Float[Array, "signals taps"]
+    gates: Float[Array, "signals 3"]
+    classes: Float[Array, "classes cues+1"]
+    silence: Float[Array, "cues taps"]
+    speech: Float[Array, " 3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The weights of one set of signals.
+
+    Attributes:
+        signals: Names of the signals, as `gradalign.signals.signal_names` gives them.
+        weights: For these, in this order.
+        confidence: Weights of `gradalign.confidence.of_words`, bias last; empty if it has learnt none.
+    """
+
+    signals: tuple[str, ...]
+    weights: Weights
+    confidence: tuple[float, ...] = ()
+
+
+class Example(NamedTuple):
+    """One utterance with its true path, padded.
+
+    Attributes:
+        signals: Evidence of the signals that are used.
+        classes: Index into `CLASS_NAMES` of each label.
+        topology: Where silence may be.
+        path: Label at each frame, -1 in silence; see `true_path`.
+        n_labels: Real labels.
+        n_frames: Real frames.
+    """
+
+    signals: Signals
+    classes: Int[Array, " labels"]
+    topology: Topology
+    path: Int[Array, " frames"]
+    n_labels: Int[Array, ""]
+    n_frames: Int[Array, ""]
+
+
+def classes_of(labels: Sequence[str]) -> Int[np.ndarray, " labels"]:
+    """Index into `CLASS_NAMES` of each label."""
+    table = {phone: i for i, phones in enumerate(CLASSES.values()) for phone in phones.split()}
+    return np.array([table.get(label, len(CLASSES)) for label in labels], np.int32)
+
+
+def initial(n_signals: int) -> Weights:
+    """Every signal as it is, with equal weight; silence where the energy is low."""
+    taps = jnp.zeros((n_signals, TAPS)).at[:, TAPS // 2].set(1.0 / n_signals)
+    silence = jnp.zeros((len(CUES), TAPS)).at[0, TAPS // 2].set(-0.2)
+    return Weights(
+        taps,
+        jnp.zeros((n_signals, 3)),
+        jnp.zeros((len(CLASS_NAMES), len(CUES) + 1)),
+        silence,
+        jnp.array([0.0, 0.0, -1.0]),
+    )
+
+
+def scores(
+    weights: Weights,
+    signals: Signals,
+    classes: Int[Array, " labels"],
+    n_labels: Int[Array, ""] | int,
+) -> tuple[Float[Array, "labels frames"], Float[Array, " frames"]]:
+    """Scores of labels and of silence, for the lattice.
+
+    Args:
+        weights: What was learnt.
+        signals: Evidence of the signals that the weights are for.
+        classes: Of each label, see `classes_of`.
+        n_labels: Real labels.
+    """
+    filtered = _filtered(signals.scores, weights.taps)
+    ones = jnp.ones((signals.sure.shape[0], 1))
+    gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([ones, signals.sure], axis=1) @ weights.gates.T)
+    found = (gate.T[:, :, None] * filtered).sum(0)
+    by_class = weights.classes[classes]
+    found = found + by_class[:, :-1] @ signals.cues + by_class[:, -1:]
+    real = (jnp.arange(found.shape[0]) < n_labels)[:, None]
+    mean = jnp.where(real, found, 0.0).sum(0) / n_labels
+    largest = jnp.where(real, found, -1e9).max(0)
+    quiet = _filtered(signals.cues[:, None, :], weights.silence).sum((0, 1))
+    return found, quiet + weights.speech[0] * mean + weights.speech[1] * largest + weights.speech[2]
+
+
+def _filtered(
+    values: Float[Array, "signals labels frames"], taps: Float[Array, "signals taps"]
+) -> Float[Array, "signals labels frames"]:
+    """Each signal filtered over time, as a sum of shifts; beyond the ends it is 0."""
+    n, half = values.shape[-1], taps.shape[1] // 2
+    padded = jnp.pad(values, ((0, 0), (0, 0), (half, half)))
+    total = jnp.zeros_like(values)
+    for k in range(taps.shape[1]):
+        total = total + padded[:, :, k : k + n] * taps[:, k][:, None, None]
+    return total
+
+
+def loss(weights: Weights, example: Example) -> Float[Array, ""]:
+    """Minus the log-probability of the true path, a frame; >= 0."""
+    found, silence = scores(weights, example.signals, example.classes, example.n_labels)
+    total = forward_backward(
+        found, silence, example.topology, n_labels=example.n_labels, n_frames=example.n_frames
+    ).log_total
+    true = path_score(example.path, found, silence, n_frames=example.n_frames)
+    return (total - true) / example.n_frames
+
+
+def true_path(edges: Float[np.ndarray, "labels 2"], n_frames: int) -> Int[np.ndarray, " frames"]:
+    """Label at each frame by true times; -1 in silence.
+
+    Args:
+        edges: First and last edge of each label in frames, so that edge b lies before frame b; non-decreasing.
+        n_frames: Length of the path.
+
+    Returns:
+        The path. A label shorter than a frame still has one, as long as there is room.
+    """
+    path = np.full(n_frames, -1, np.int32)
+    at = 0
+    for label, (first, last) in enumerate(np.round(edges).astype(int)):
+        begin = max(first, at)
+        end = min(max(last, begin + 1), n_frames)
+        path[begin:end] = label
+        at = end
+    return path
+
+
+def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: str) -> None:
+    """Write the calibrations of a model, by method, as one JSON file.
+
+    Args:
+        calibrations: Each by the name of its method.
+        path: The file, replaced if it is there.
+        about: On what they were learnt, in words.
+    """
+    table = {name: _to_json(calibration) for name, calibration in calibrations.items()}
+    content = {"format": FORMAT, "version": VERSION, "about": about, "calibrations": table}
+    Path(path).write_text(json.dumps(content) + "\n", "utf-8")
+
+
+def load(path: str | Path) -> tuple[dict[str, Calibration], str]:
+    """Read the calibrations of a model, and on what they were learnt.
+
+    Raises:
+        FormatError: If the file cannot be read, is none of calibrations, or of another version.
+    """
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+        if content["format"] != FORMAT or content["version"] != VERSION:
+            raise ValueError(
+                f"expected {FORMAT!r} of version {VERSION}, got {content['format']!r}, version {content['version']}"
+            )
+        found = {name: _from_json(table) for name, table in content["calibrations"].items()}
+        return found, str(content["about"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: no calibration that this gradalign can read ({error}); make it anew with gradalign calibrate"
+        ) from error
+
+
+def _to_json(calibration: Calibration) -> dict[str, Any]:
+    weights = {
+        name: np.round(np.asarray(w, np.float64), 5).tolist() for name, w in calibration.weights._asdict().items()
+    }
+    return {"signals": list(calibration.signals), "confidence": list(calibration.confidence), "weights": weights}
+
+
+def _from_json(table: dict[str, Any]) -> Calibration:
+    signals = tuple(table["signals"])
+    shapes = Weights(*(w.shape for w in initial(len(signals))))
+    weights = Weights(*(jnp.asarray(table["weights"][name], jnp.float32) for name in Weights._fields))
+    for name, array, shape in zip(Weights._fields, weights, shapes, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    return Calibration(signals, weights, tuple(float(w) for w in table["confidence"]))

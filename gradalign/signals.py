@@ -1,0 +1,187 @@
+"""All that an alignment can be read off, each by its name, on one grid of feature frames.
+
+A signal is a ``[labels, frames]`` array of log-domain evidence for where each label is; a cue is a number a frame, such
+as its energy. `gradalign.calibration` learns how much of each to believe.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
+from gradalign.gradients import norm, pulled_back
+from gradalign.nn.aed import AED, Leaves
+from gradalign.nn.config import AEDConfig
+
+BANDS = 4
+"""Parts of the mel axis whose gradients and energies are told apart."""
+
+LEAST = -12.0
+"""Log-probabilities below this count as this: how sure the model is of something else says nothing about here."""
+
+CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "blank")
+"""Cues of a frame: log energy of all bands and of each part, spectral change, and the CTC head's blank."""
+
+FAMILIES = ("gradient", "attention", "ctc")
+"""Kinds of signals: gradients at every leaf, cross-attention of every layer, posteriors of the CTC head."""
+
+
+class Signals(NamedTuple):
+    """What is known about an utterance before any path is chosen.
+
+    Attributes:
+        scores: Evidence by signal, in the order of `signal_names`; 0 on padded frames. Rows of gradients and attention
+            have mean 0 over time, those of CTC are log-probabilities.
+        cues: Numbers about each frame, in the order of `CUES`; 0 on padded frames. Energies are relative to the loud
+            parts of the recording, so that a louder or longer one has the same.
+        sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.
+    """
+
+    scores: Float[Array, "signals labels frames"]
+    cues: Float[Array, "cues frames"]
+    sure: Float[Array, "labels 2"]
+
+
+def signal_names(config: AEDConfig, families: Collection[str] = FAMILIES) -> tuple[str, ...]:
+    """Names of the signals of a network, in the order in which `signals` gives them.
+
+    Args:
+        config: Of the network.
+        families: Which of `FAMILIES`.
+    """
+    leaves = ["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers))]
+    by_family = {
+        "gradient": [f"gradient@{leaf}" for leaf in leaves] + [f"gradient@features/{b + 1}" for b in range(BANDS)],
+        "attention": [f"attention-{k + 1}" for k in range(config.decoder_layers)],
+        "ctc": ["ctc"],
+    }
+    return tuple(name for family in FAMILIES if family in families for name in by_family[family])
+
+
+def signals(
+    network: AED,
+    features: Float[Array, "frames mels"],
+    labels: Int[Array, " labels"],
+    n_frames: Int[Array, ""] | int | None = None,
+    *,
+    families: Collection[str] = FAMILIES,
+    chunk: int = 32,
+) -> Signals:
+    """The signals of one utterance, by one forward pass and (for gradients) one pull-back a label.
+
+    Gradients are log norms over the leaf's axis (of features also over each part of the mel axis), normalised over
+    time as in `gradalign.evidence.log_saliency`; attention and CTC are logs. Encoder frames are interpolated to
+    feature frames.
+
+    Args:
+        network: The attention encoder-decoder.
+        features: Log-mel frames, may be padded.
+        labels: Ids of the transcript; past its end they may be anything.
+        n_frames: Real frames.
+        families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
+            is 0.
+        chunk: Labels differentiated together.
+
+    References:
+        Schmitt et al. 2025, arXiv 2410.00680 (norms of gradients, and their normalisation); the rest is ours.
+    """
+    rows, subsampling = features.shape[0], network.config.subsampling
+    n_frames = rows if n_frames is None else n_frames
+    n_encoder = -(-n_frames // subsampling)
+    real = jnp.arange(rows) < n_frames
+
+    def to_fine(coarse: Float[Array, "labels encoder_frames"]) -> Float[Array, "labels frames"]:
+        return upsample(coarse, subsampling, rows, n_coarse=n_encoder)
+
+    def score(nudges: Leaves):
+        return network.leaf_pass(nudges, features, labels, n_frames)
+
+    parts = []
+    if "gradient" in families:
+        log_probs, pull_back, seen = jax.vjp(score, network.zero_nudges(rows), has_aux=True)
+        fine, bands, stem, blocks = pulled_back(pull_back, log_probs, _sizes, chunk=chunk)
+        coarse = [stem, *(blocks[:, k] for k in range(blocks.shape[1]))]
+        parts.append(log_saliency(fine, n_frames=n_frames))
+        parts += [to_fine(log_saliency(size, n_frames=n_encoder)) for size in coarse]
+        parts += [log_saliency(bands[:, b], n_frames=n_frames) for b in range(BANDS)]
+    else:
+        log_probs, seen = score(network.zero_nudges(rows))
+    if "attention" in families:
+        parts += [to_fine(attention_scores(heads.mean(0), n_frames=n_encoder)) for heads in seen.cross_attention]
+    parts = [_centred(part, real) for part in parts]
+    blank = jnp.zeros(rows)
+    if "ctc" in families:
+        heard, silent = ctc_scores(seen.ctc_log_probs, labels)
+        parts.append(to_fine(jnp.maximum(heard, LEAST)))
+        blank = to_fine(jnp.maximum(silent, LEAST)[None])[0]
+    entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
+    return Signals(
+        jnp.where(real, jnp.stack(parts), 0.0),
+        _cues(features, blank, real),
+        jnp.stack([jnp.maximum(log_probs, LEAST), -entropy], axis=1),
+    )
+
+
+def family(name: str) -> str:
+    """Which of `FAMILIES` a signal belongs to."""
+    return name.split("@")[0].split("-")[0]
+
+
+def chosen(
+    network: AED,
+    features: Float[Array, "frames mels"],
+    labels: Int[Array, " labels"],
+    n_frames: Int[Array, ""] | int | None = None,
+    *,
+    names: Collection[str],
+    chunk: int = 32,
+) -> Signals:
+    """`signals` with only some of them, in the order asked for; what none of them needs is not computed.
+
+    Args:
+        network: As for `signals`.
+        features: As for `signals`.
+        labels: As for `signals`.
+        n_frames: As for `signals`.
+        names: Members of `signal_names` of the network, at least one.
+        chunk: As for `signals`.
+
+    Raises:
+        ValueError: If the network has no such signal; the message lists those it has.
+    """
+    known = signal_names(network.config)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"this network has no signal {', '.join(unknown)}; it has {', '.join(known)}")
+    families = {family(name) for name in names}
+    found = signals(network, features, labels, n_frames, families=families, chunk=chunk)
+    order = signal_names(network.config, families)
+    return found._replace(scores=found.scores[np.array([order.index(name) for name in names])])
+
+
+def _sizes(gradient: Leaves):
+    """Norms at each leaf: all of the features, their parts, the stem and each block."""
+    parts = jnp.array_split(gradient.features, BANDS, axis=1)
+    return norm(gradient.features), jnp.stack([norm(p) for p in parts]), norm(gradient.stem), norm(gradient.blocks)
+
+
+def _cues(
+    features: Float[Array, "frames mels"], blank: Float[Array, " frames"], real: Bool[Array, " frames"]
+) -> Float[Array, "cues frames"]:
+    energy = jax.nn.logsumexp(features, axis=1) - np.float32(np.log(features.shape[1]))
+    parts = [part.mean(1) for part in jnp.array_split(features, BANDS, axis=1)]
+    levels = jnp.stack([energy, *parts])
+    loud = jax.vmap(lambda row: percentile_of(row, 90.0, real))(levels)
+    # The first and the last frame have one neighbour only.
+    at, last = jnp.arange(features.shape[0]), real.sum() - 1
+    before, after = features[jnp.maximum(at - 1, 0)], features[jnp.minimum(at + 1, last)]
+    change = _centred(jnp.abs(after - before).mean(1), real)
+    return jnp.where(real, jnp.concatenate([levels - loud[:, None], change[None], blank[None]]), 0.0)
+
+
+def _centred(values: Float[Array, "*rows frames"], real: Bool[Array, " frames"]) -> Float[Array, "*rows frames"]:
+    """Each row minus its mean over real frames."""
+    return values - jnp.where(real, values, 0.0).sum(-1, keepdims=True) / real.sum()

@@ -1,0 +1,230 @@
+"""Calibrations: what is planted is learnt, padding changes nothing, and files come back as they were."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradalign import bundle as bundles
+from gradalign.aligner import align, place_calibrated
+from gradalign.alignment import Interval
+from gradalign.calibrate import METHODS, TimedUtterance, calibrate, learn, picked
+from gradalign.calibration import (
+    CLASS_NAMES,
+    TAPS,
+    Calibration,
+    Example,
+    classes_of,
+    initial,
+    load,
+    loss,
+    save,
+    scores,
+    true_path,
+)
+from gradalign.errors import AlignmentError, FormatError
+from gradalign.lattice import Topology, viterbi
+from gradalign.signals import CUES, Signals, signal_names
+from gradalign.timing import FrameGrid
+from gradalign.transcript import Transcript
+
+N_LABELS, N_FRAMES, LAG = 4, 60, 3
+
+
+def planted(rng: np.random.Generator, gap: int = 6) -> Example:
+    """One signal shows each label `LAG` frames late, a second one is noise; the energy is low in silence."""
+    lengths = rng.integers(6, 11, size=N_LABELS)
+    first = gap + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    first[2:] += gap  # a pause in the middle
+    edges = np.stack([first, first + lengths], axis=1).astype(float)
+    path = true_path(edges, N_FRAMES)
+    seen = np.where(path[None, :] == np.arange(N_LABELS)[:, None], 2.0, -2.0)
+    late = np.roll(seen, LAG, axis=1)
+    noise = 2.0 * rng.normal(size=late.shape)
+    cues = np.zeros((len(CUES), N_FRAMES))
+    cues[0] = np.where(path < 0, -3.0, 0.0) + 0.3 * rng.normal(size=N_FRAMES)
+    signals = Signals(*(jnp.asarray(x, jnp.float32) for x in (np.stack([late, noise]), cues, np.zeros((N_LABELS, 2)))))
+    topology = Topology.words([0, 0, 1, 1])
+    return Example(
+        signals, jnp.zeros(N_LABELS, int), topology, jnp.asarray(path), jnp.asarray(N_LABELS), jnp.asarray(N_FRAMES)
+    )
+
+
+def stacked(examples: list[Example]) -> Example:
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *examples)
+
+
+def errors(weights, example: Example) -> np.ndarray:
+    """Whether each frame is on the right label."""
+    found, silence = scores(weights, example.signals, example.classes, N_LABELS)
+    return np.asarray(viterbi(found, silence, example.topology).labels) != np.asarray(example.path)
+
+
+def test_a_planted_lag_and_a_planted_silence_are_learnt(rng):
+    train = stacked([planted(rng) for _ in range(12)])
+    history = []
+    weights = learn(train, steps=120, rate=0.05, report=lambda step, value: history.append(value))
+    assert history[-1] < 0.3 * history[0]
+    assert int(np.asarray(weights.taps[0]).argmax()) == TAPS // 2 + LAG
+    assert np.abs(weights.taps[1]).max() < 0.3 * np.abs(weights.taps[0]).max()
+    unseen = [planted(rng) for _ in range(10)]
+    before = np.mean([errors(initial(2), example).mean() for example in unseen])
+    after = np.mean([errors(weights, example).mean() for example in unseen])
+    assert after < 0.03
+    assert after < before / 4
+
+
+def test_the_loss_is_minus_a_log_probability(rng):
+    """Its gradient by the scores is posterior minus truth, so it is 0 where the truth is certain."""
+    example = planted(rng)
+    sure = jnp.where(example.path[None, :] == jnp.arange(N_LABELS)[:, None], 50.0, -50.0)
+    certain = example._replace(signals=example.signals._replace(scores=jnp.stack([sure, sure])))
+    quiet = initial(2)._replace(speech=jnp.zeros(3))
+    assert 0 <= float(loss(quiet, certain)) < 1e-3
+    assert float(loss(initial(2), example)) > 0
+
+
+def test_padding_changes_neither_scores_nor_loss(rng):
+    example = planted(rng)
+    weights = jax.tree.map(lambda w: w + 0.1 * jnp.asarray(rng.normal(size=w.shape), jnp.float32), initial(2))
+    padded = Example(
+        Signals(
+            jnp.pad(example.signals.scores, ((0, 0), (0, 3), (0, 9))),
+            jnp.pad(example.signals.cues, ((0, 0), (0, 9))),
+            jnp.pad(example.signals.sure, ((0, 3), (0, 0))),
+        ),
+        jnp.pad(example.classes, (0, 3)),
+        example.topology.padded(N_LABELS + 3),
+        jnp.pad(example.path, (0, 9), constant_values=-1),
+        example.n_labels,
+        example.n_frames,
+    )
+    ours, theirs = (scores(weights, one.signals, one.classes, one.n_labels) for one in (example, padded))
+    np.testing.assert_allclose(theirs[0][:N_LABELS, :N_FRAMES], ours[0], atol=1e-4)
+    np.testing.assert_allclose(theirs[1][:N_FRAMES], ours[1], atol=1e-4)
+    np.testing.assert_allclose(loss(weights, padded), loss(weights, example), atol=1e-5)
+
+
+def test_gates_follow_how_sure_the_model_is(rng):
+    example = planted(rng)
+    gates = jnp.zeros((2, 3)).at[0, 1].set(5.0)  # of the first signal, over the log-probability
+    weights = initial(2)._replace(gates=gates)
+    unsure = example.signals._replace(sure=example.signals.sure.at[1, 0].set(-10.0))
+    open_, shut = (scores(weights, s, example.classes, N_LABELS)[0] for s in (example.signals, unsure))
+    np.testing.assert_allclose(shut[0], open_[0], atol=1e-5)
+    np.testing.assert_allclose(shut[1], example.signals.scores[1, 1] / 2, atol=1e-3)  # only the other signal is left
+
+
+def test_every_label_has_a_frame_of_the_true_path():
+    edges = np.array([[1.2, 3.6], [3.6, 3.7], [3.7, 5.4], [9.0, 30.0]])
+    np.testing.assert_array_equal(true_path(edges, 12), [-1, 0, 0, 0, 1, 2, -1, -1, -1, 3, 3, 3])
+
+
+def test_classes_are_those_of_phones():
+    found = classes_of(["AA", "P", "F", "CH", "M", "L", "Y", "?"])
+    assert [CLASS_NAMES[i] for i in found] == [
+        "vowel", "stop", "fricative", "affricate", "nasal", "liquid", "liquid", "other",
+    ]  # fmt: skip
+
+
+def test_a_planted_utterance_is_placed_with_ranges_and_confidence(rng):
+    example = planted(rng)
+    weights = learn(stacked([planted(rng) for _ in range(12)]), steps=120, rate=0.05)
+    transcript = Transcript.from_units([("one", ["a", "b"]), ("two", ["c", "d"])])
+    calibration = Calibration(("late", "noise"), weights, (0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0))
+    signals = Signals(*map(np.asarray, example.signals))
+    grid = FrameGrid(16_000, 160)
+    found, table = place_calibrated(transcript, signals, calibration, grid=grid, duration=N_FRAMES / 100)
+    runs = [np.flatnonzero(np.asarray(example.path) == i) for i in range(N_LABELS)]
+    for phone, run in zip(found.tier("phones"), runs, strict=True):
+        assert phone.start == pytest.approx(grid.edge_s(int(run[0])), abs=0.011)
+        assert phone.end == pytest.approx(grid.edge_s(int(run[-1]) + 1), abs=0.011)
+        assert phone.start_range is not None
+        assert phone.start_range[0] <= phone.start <= phone.start_range[1]
+    first = found.tier("words")[0]
+    assert first.start_range == found.tier("phones")[0].start_range
+    assert first.confidence is not None
+    assert 0.9 < first.confidence < 1.0
+    assert table.shape == (2, 6)
+
+
+def test_calibrating_a_model_and_using_it(tiny_bundle, tmp_path, rng):
+    """From speech with times to a model folder with a calibration, which `align` then takes by default."""
+    said = [("back", ("B", "A", "K")), ("cab", ("K", "A", "B"))]
+    utterances = []
+    for number in range(3):
+        words = [said[(number + i) % 2] for i in range(2)]
+        phones, intervals, at = [], [], 0.1
+        for word, labels in words:
+            start = at
+            for label in labels:
+                phones.append(Interval(at, at + 0.1, label))
+                at = round(at + 0.1, 3)
+            intervals.append(Interval(start, at, word))
+        samples = 0.1 * rng.normal(size=round(16_000 * (at + 0.1)))
+        text = " ".join(word for word, _ in words)
+        utterances.append(TimedUtterance(samples, text, tuple(phones), tuple(intervals)))
+    lines = []
+    done = calibrate(tiny_bundle, utterances, about="three made-up utterances", steps=3, report=lines.append)
+    assert set(done.calibrations) == set(METHODS)
+    assert not any("ctc" in name for name in done.calibrations["calibrated-gradient"].signals)
+    assert any("calibrated-ctc: loss" in line for line in lines)
+    bundles.save(done, tmp_path / "model")
+    kept = bundles.load(tmp_path / "model")
+    assert kept.calibrated_on == "three made-up utterances"
+    transcript = Transcript.from_units(said)
+    for method in (None, *METHODS):
+        found = align(utterances[0].samples.astype(np.float32), transcript, model=kept, method=method)
+        assert found.method == (method or "calibrated")
+        assert all(word.start_range is not None for word in found.tier("words"))
+        again = align(utterances[0].samples.astype(np.float32), transcript, model=done, method=method)
+        assert [w.start for w in again.tier("words")] == pytest.approx([w.start for w in found.tier("words")], abs=1e-3)
+    assert align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle).method == "gradient"
+    with pytest.raises(AlignmentError, match=r"'tiny' has not learnt method 'calibrated'.*gradalign calibrate"):
+        align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle, method="calibrated")
+
+
+def test_speech_without_times_of_words_is_refused(tiny_bundle):
+    lost = TimedUtterance(np.zeros(8_000), "back", (Interval(0.1, 0.2, "B"),), (Interval(0.3, 0.4, "back"),))
+    with pytest.raises(AlignmentError, match="none of 1 utterances can be used"):
+        calibrate(tiny_bundle, [lost], about="nothing")
+
+
+def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):
+    names = signal_names(tiny_bundle.network.config)
+    seen = Signals(rng.normal(size=(len(names), 2, 5)), rng.normal(size=(len(CUES), 5)), rng.normal(size=(2, 2)))
+    part = picked(seen, ("attention-2", "gradient@stem"), names)
+    np.testing.assert_allclose(part.scores[0], seen.scores[names.index("attention-2")], rtol=1e-6)
+    assert not part.cues[CUES.index("blank")].any()
+    assert part.cues[:-1] == pytest.approx(seen.cues[:-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(version=9), "version 9"),
+        (lambda c: c["calibrations"]["x"]["weights"].pop("taps"), "taps"),
+        (lambda c: c["calibrations"]["x"]["signals"].append("more"), "taps has shape"),
+        (lambda c: c.clear(), "format"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path, change, message):
+    path = tmp_path / "calibration.json"
+    save({"x": Calibration(("a", "b"), initial(2))}, path, about="x")
+    found, about = load(path)
+    assert (about, found["x"].signals) == ("x", ("a", "b"))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=message):
+        load(path)
+    with pytest.raises(FormatError, match="no calibration"):
+        load(tmp_path / "none.json")
+
+
+def test_a_saved_model_without_calibration_has_none(tiny_bundle, tmp_path):
+    bundles.save(dataclasses.replace(tiny_bundle, calibrations={}), tmp_path / "plain")
+    assert bundles.load(tmp_path / "plain").calibrations == {}
