@@ -207,7 +207,7 @@ def _placed(
         table, confidence = np.zeros((0, len(FACTS))), None
     else:
         found = _posteriors(scores, silence, topology)
-        edges = boundaries(found.starts, found.ends)
+        edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
         phones = _medians(transcript.labels, edges, means, grid, duration)
         table = _facts(transcript, found, edges, runs, told, grid)
         confidence = of_words(table, told.confidence) if told.confidence else None
@@ -410,8 +410,9 @@ def place_calibrated(
     )
     classes = np.pad(classes_of(transcript.labels), more_labels)
     scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
-    heard = seen.scores[calibration.signals.index("ctc")] if "ctc" in calibration.signals else None
-    told = _Told(-seen.sure[:, 0], heard, calibration.confidence)
+    at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
+    heard = None if at is None else np.asarray(seen.scores[at])
+    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
     topology = Topology.words(transcript.unit_of_label)
     return _placed(transcript, scores, silence, topology, grid, duration, features, method, model, told)

@@ -72,6 +72,7 @@ def calibrate(
     steps: int = 200,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    status: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """The model with calibrations learnt anew.
 
@@ -82,7 +83,8 @@ def calibrate(
         about: On what it is learnt, in words; kept with the calibrations.
         steps: Updates for each method.
         seed: Of the choice of wrong words for confidence.
-        report: Told what is being done.
+        report: Told what has been done, a line each.
+        status: Told what is being done.
 
     Raises:
         AlignmentError: If no utterance can be used.
@@ -91,7 +93,7 @@ def calibrate(
     names = signal_names(network)
     read, skipped = [], 0
     for number, utterance in enumerate(utterances, 1):
-        report(f"reading {number}/{len(utterances)} utterances")
+        status(f"reading {number}/{len(utterances)} utterances")
         try:
             read.append(_read(bundle, utterance))
         except AlignmentError:
@@ -112,11 +114,11 @@ def calibrate(
 
         def told(step: int, value: float, method: str = method, last: list[float] = last) -> None:
             last[0] = value
-            report(f"{method}: update {step + 1}/{steps}, loss {value:.4f}")
+            status(f"{method}: update {step + 1}/{steps}, loss {value:.4f}")
 
         found[method] = Calibration(chosen, jax.tree.map(np.asarray, learn(examples, steps=steps, report=told)))
         report(f"{method}: loss {last[0]:.4f} a frame")
-    confidences = _confidences(bundle, utterances, found, seed, report)
+    confidences = _confidences(bundle, utterances, found, seed, status)
     found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
     return replace(bundle, calibrations=found, calibrated_on=about)
 
@@ -173,11 +175,11 @@ def _example(one: _Read, chosen: Sequence[str], names: Sequence[str]) -> Example
     n_frames = one.seen.scores.shape[2]
     return Example(
         picked(one.seen, chosen, names),
-        classes_of(one.labels),
-        jax.tree.map(np.asarray, Topology.words(one.owners)),
-        true_path(one.edges, n_frames),
-        np.asarray(len(one.labels), np.int32),
-        np.asarray(n_frames, np.int32),
+        jnp.asarray(classes_of(one.labels)),
+        Topology.words(one.owners),
+        jnp.asarray(true_path(one.edges, n_frames)),
+        jnp.asarray(len(one.labels)),
+        jnp.asarray(n_frames),
     )
 
 
@@ -193,11 +195,11 @@ def _stacked(examples: Sequence[Example]) -> Example:
             np.pad(e.signals.cues, ((0, 0), frames)),
             np.pad(e.signals.sure, (labels, (0, 0))),
         )
-        path = np.pad(e.path, frames, constant_values=-1)
-        topology = jax.tree.map(np.asarray, e.topology.padded(n_labels))
-        return Example(seen, np.pad(e.classes, labels), topology, path, e.n_labels, e.n_frames)
+        path = jnp.pad(e.path, frames, constant_values=-1)
+        topology = e.topology.padded(n_labels)
+        return Example(seen, jnp.pad(e.classes, labels), topology, path, e.n_labels, e.n_frames)
 
-    return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *map(padded, examples))
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *map(padded, examples))
 
 
 def _confidences(
@@ -205,7 +207,7 @@ def _confidences(
     utterances: Sequence[TimedUtterance],
     calibrations: dict[str, Calibration],
     seed: int,
-    report: Callable[[str], None],
+    status: Callable[[str], None],
 ) -> dict[str, tuple[float, ...]]:
     """Weights of confidence for each method, from transcripts as users give them: right ones, and with a wrong word."""
     rng = np.random.default_rng(seed)
@@ -214,7 +216,7 @@ def _confidences(
     tables: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
     right: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
     for number, utterance in enumerate(utterances, 1):
-        report(f"confidence: {number}/{len(utterances)} utterances")
+        status(f"confidence: {number}/{len(utterances)} utterances")
         said = [word.label for word in utterance.words]
         swapped = int(rng.integers(len(said)))
         other = str(rng.choice([w for w in all_words if w.lower() != said[swapped].lower()]))

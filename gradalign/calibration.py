@@ -124,16 +124,16 @@ def scores(
         classes: Of each label, see `classes_of`.
         n_labels: Real labels.
     """
-    filtered = _filtered(signals.scores, weights.taps)
-    ones = jnp.ones((signals.sure.shape[0], 1))
-    gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([ones, signals.sure], axis=1) @ weights.gates.T)
+    seen, cues, sure = (jnp.asarray(part) for part in signals)
+    filtered = _filtered(seen, weights.taps)
+    gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([jnp.ones((sure.shape[0], 1)), sure], axis=1) @ weights.gates.T)
     found = (gate.T[:, :, None] * filtered).sum(0)
     by_class = weights.classes[classes]
-    found = found + by_class[:, :-1] @ signals.cues + by_class[:, -1:]
+    found = found + by_class[:, :-1] @ cues + by_class[:, -1:]
     real = (jnp.arange(found.shape[0]) < n_labels)[:, None]
     mean = jnp.where(real, found, 0.0).sum(0) / n_labels
     largest = jnp.where(real, found, -1e9).max(0)
-    quiet = _filtered(signals.cues[:, None, :], weights.silence).sum((0, 1))
+    quiet = _filtered(cues[:, None, :], weights.silence).sum((0, 1))
     return found, quiet + weights.speech[0] * mean + weights.speech[1] * largest + weights.speech[2]
 
 
@@ -221,9 +221,8 @@ def _to_json(calibration: Calibration) -> dict[str, Any]:
 
 def _from_json(table: dict[str, Any]) -> Calibration:
     signals = tuple(table["signals"])
-    shapes = Weights(*(w.shape for w in initial(len(signals))))
     weights = Weights(*(jnp.asarray(table["weights"][name], jnp.float32) for name in Weights._fields))
-    for name, array, shape in zip(Weights._fields, weights, shapes, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    for name, array, expected in zip(Weights._fields, weights, initial(len(signals)), strict=True):
+        if array.shape != expected.shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {expected.shape}")
     return Calibration(signals, weights, tuple(float(w) for w in table["confidence"]))

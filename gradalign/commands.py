@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -359,17 +359,21 @@ def calibrate(args: argparse.Namespace) -> int:
 
         bundle = load(args.model)
         timed = [read(utterance, bundle) for utterance in utterances]
-        done = learn(bundle, timed, about=about, steps=args.steps, seed=args.seed, report=_noted(args))
+
+        def report(line: str) -> None:
+            note("", quiet=args.quiet)
+            if not args.quiet:
+                print(line, flush=True)
+
+        def status(line: str) -> None:
+            note(line, quiet=args.quiet)
+
+        done = learn(bundle, timed, about=about, steps=args.steps, seed=args.seed, report=report, status=status)
     note("", quiet=args.quiet)
     calibration.save(done.calibrations, target, about=about)
     if not args.quiet:
         print(f"{target}: learnt on {about}")
     return 0
-
-
-def _noted(args: argparse.Namespace) -> Callable[[str], None]:
-    """What shows progress on the line of notes."""
-    return lambda line: note(line, quiet=args.quiet)
 
 
 def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:

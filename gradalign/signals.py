@@ -41,9 +41,9 @@ class Signals(NamedTuple):
         sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.
     """
 
-    scores: Float[Array, "signals labels frames"]
-    cues: Float[Array, "cues frames"]
-    sure: Float[Array, "labels 2"]
+    scores: Float[Array | np.ndarray, "signals labels frames"]
+    cues: Float[Array | np.ndarray, "cues frames"]
+    sure: Float[Array | np.ndarray, "labels 2"]
 
 
 def signal_names(config: AEDConfig, families: Collection[str] = FAMILIES) -> tuple[str, ...]:

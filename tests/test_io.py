@@ -495,3 +495,14 @@ def test_what_ctm_cannot_hold_is_refused() -> None:
 def test_a_file_name_with_spaces_makes_one_column(tmp_path: Path) -> None:
     ctm.write(make_io.ALIGNMENT, tmp_path / "my talk.ctm")
     assert (tmp_path / "my talk.ctm").read_text().startswith("my_talk 1 ")
+
+
+def test_json_keeps_ranges_and_confidence_to_the_last_bit():
+    word = Interval(0.1, 1 / 3, "a", -0.5, (0.09, 0.11), (0.3, 0.35), 1 / 7)
+    alignment = Alignment(1.0, (Tier("words", (word,)),))
+    assert json.parse(json.format(alignment)) == alignment
+    text = json.format(alignment).replace("0.09,", '"0.09",')
+    with pytest.raises(FormatError, match=r"tiers\[0\].intervals\[0\].start_range is .*, expected two numbers"):
+        json.parse(text)
+    with pytest.raises(FormatError, match="a confidence lies in"):
+        json.parse(json.format(alignment).replace(str(1 / 7), "1.5"))

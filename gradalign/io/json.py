@@ -143,10 +143,10 @@ def _tier(row: Any, where: str) -> Tier:
 def _interval(row: Any, where: str) -> Interval:
     start, end = (_get(row, key, float, where) for key in ("start", "end"))
     label, score = _get(row, "label", str, where), _get(row, "score", float, where, null=True)
-    ranges = [_range(row, key, where) for key in ("start_range", "end_range")]
+    start_range, end_range = _range(row, "start_range", where), _range(row, "end_range", where)
     confidence = _get(row, "confidence", float, where) if "confidence" in row else None
     try:
-        return Interval(start, end, label, score, *ranges, confidence)
+        return Interval(start, end, label, score, start_range, end_range, confidence)
     except ValueError as error:
         raise FormatError(f"{where}: {error}") from error
 
