@@ -352,13 +352,19 @@ def calibrate(args: argparse.Namespace) -> int:
         utterances, about = _timed_speech(args, sources)
         note(f"loading model {args.model}", quiet=args.quiet)
         prepare_jax()
+        import numpy as np
+
         from gradalign import calibration
         from gradalign.bundle import load
+        from gradalign.calibrate import among_people, read
         from gradalign.calibrate import calibrate as learn
-        from gradalign.calibrate import read
 
         bundle = load(args.model)
         timed = [read(utterance, bundle) for utterance in utterances]
+        if not args.data:
+            rng = np.random.default_rng(args.seed)
+            rate = bundle.features.sample_rate
+            timed = [among_people(utterance, rng, sample_rate=rate) for utterance in timed]
 
         def report(line: str) -> None:
             note("", quiet=args.quiet)
@@ -377,7 +383,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:
-    """Synthetic speech to calibrate on, half of it made harder."""
+    """Synthetic speech to calibrate on."""
     from gradalign import synth as engines
     from gradalign.synth import corpus
     from gradalign.synth.augment import parse
@@ -388,7 +394,7 @@ def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:
         args.parser.error(str(error))
     texts, _ = corpus.read_texts([corpus.SENTENCES])
     share = -(-args.utterances // len(voices))
-    settings = corpus.Settings(voices, args.seed, True, parse(["room", "noise", "band"]), False)
+    settings = corpus.Settings(voices, args.seed, True, parse(["room", "band", "pitch"]), False)
     for last in corpus.write(texts[:: max(1, len(texts) // share)][:share], folder, settings):
         note(f"speaking: {last.utterances} of {args.utterances} sentences", quiet=args.quiet)
     note("", quiet=args.quiet)

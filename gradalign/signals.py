@@ -26,6 +26,10 @@ LEAST = -12.0
 CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "blank")
 """Cues of a frame: log energy of all bands and of each part, spectral change, and the CTC head's blank."""
 
+QUIETEST = -7.0
+"""Energies (natural logs) this far below the loud parts count as this, about 30 dB: the digital silence of synthetic
+speech is no quieter than the quiet room of a recording."""
+
 FAMILIES = ("gradient", "attention", "ctc")
 """Kinds of signals: gradients at every leaf, cross-attention of every layer, posteriors of the CTC head."""
 
@@ -179,7 +183,8 @@ def _cues(
     at, last = jnp.arange(features.shape[0]), real.sum() - 1
     before, after = features[jnp.maximum(at - 1, 0)], features[jnp.minimum(at + 1, last)]
     change = _centred(jnp.abs(after - before).mean(1), real)
-    return jnp.where(real, jnp.concatenate([levels - loud[:, None], change[None], blank[None]]), 0.0)
+    relative = jnp.maximum(levels - loud[:, None], QUIETEST)
+    return jnp.where(real, jnp.concatenate([relative, change[None], blank[None]]), 0.0)
 
 
 def _centred(values: Float[Array, "*rows frames"], real: Bool[Array, " frames"]) -> Float[Array, "*rows frames"]:

@@ -1,5 +1,6 @@
 """The aligner: planted answers through `place`, and what must hold for any network through `align`."""
 
+import dataclasses
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +15,8 @@ from gradalign import aligner
 from gradalign._types import Method
 from gradalign.aligner import align, gradient_saliency, leaf_depth, place
 from gradalign.bundle import Bundle
+from gradalign.calibrate import METHODS
+from gradalign.calibration import Calibration, initial
 from gradalign.errors import AlignmentError
 from gradalign.features import LogMel, log_mel_padded
 from gradalign.gradients import saliency
@@ -21,6 +24,7 @@ from gradalign.lattice import Topology
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
+from gradalign.signals import signal_names
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
@@ -85,7 +89,9 @@ def test_a_number_said_as_two_words_may_pause_between_them():
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_gives_a_valid_alignment(bundle: Bundle, speech: np.ndarray, method):
-    found = align(speech, TEXT, model=bundle, method=method)
+    names = {m: signal_names(bundle.network.config, families) for m, families in METHODS.items()}
+    calibrations = {m: Calibration(chosen, initial(len(chosen))) for m, chosen in names.items()}
+    found = align(speech, TEXT, model=dataclasses.replace(bundle, calibrations=calibrations), method=method)
     words, phones = found.tier("words"), found.tier("phones")
     assert [w.label for w in words] == ["The", "cat", "sat", "on", "a", "mat", "twice", "$20"]
     assert all(word.status == "aligned" for word in found.words)
