@@ -16,6 +16,7 @@ from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
 from gradalign.boundaries import Boundaries, boundaries, within
 from gradalign.bundle import Bundle
+from gradalign.cache import spare_memory_maps
 from gradalign.calibration import Calibration, classes_of
 from gradalign.calibration import scores as calibrated_scores
 from gradalign.confidence import FACTS, REACH_S, facts, of_words
@@ -92,6 +93,7 @@ def align(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     method = _chosen(method, bundle)
+    spare_memory_maps()
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
     if isinstance(transcript, Path):
         transcript = read_text(transcript)
@@ -366,6 +368,7 @@ def read_signals(
         labels: Names of the transcript's labels.
         names: Which signals; None for all.
     """
+    spare_memory_maps()
     graph, state = nnx.split(bundle.network)
     names = signal_names(bundle.network.config) if names is None else names
     seen = _signals(graph, state, *_pad(features, bundle.ids(labels)), names=names)

@@ -49,3 +49,23 @@ def cache_folder() -> Path | None:
     except (OSError, RuntimeError):
         return None
     return root / "jax" if os.access(root / "jax", os.W_OK) else None
+
+
+def spare_memory_maps(share: float = 0.5) -> None:
+    """Drop compiled programs if they hold too many memory maps; the folder of programs gives them back when needed.
+
+    Linux allows a process 65,530 maps by default, and each program takes some. Past that, XLA dies with "Unable to
+    allocate section memory" or a segmentation fault, which a corpus of many different lengths would run into.
+
+    Args:
+        share: Of the maps that are allowed; with more than this in use, all programs are dropped.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except (OSError, ValueError):  # not Linux
+        return
+    if used > share * allowed:
+        import jax
+
+        jax.clear_caches()

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from gradalign.cache import cache_folder
+from gradalign.cache import cache_folder, spare_memory_maps
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,14 @@ def test_else_it_lies_in_the_users_folder_of_caches(monkeypatch, platform, varia
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv(variable, str(Path.cwd() / "own"))
     assert cache_folder() == Path.cwd() / "own" / below / "gradalign" / "jax"
+
+
+def test_programs_are_dropped_when_they_hold_too_many_memory_maps():
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    spare_memory_maps(share=1.0)
+    assert program._cache_size() == 1
+    spare_memory_maps(share=0.0)
+    if Path("/proc/self/maps").exists():
+        assert program._cache_size() == 0
+    assert program(1.0) == 2.0

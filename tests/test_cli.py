@@ -640,12 +640,14 @@ def test_info_describes_a_model(gradalign_, model):
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(gradalign.__file__).parents[1])
+    # The user's own choice would win over `GRADALIGN_CACHE`.
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": root, **environment},
+        env={**inherited, "PYTHONPATH": root, **environment},
         check=False,
     )
 
