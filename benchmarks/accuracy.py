@@ -328,26 +328,19 @@ def _cell(comparison: Comparison, measure) -> str:
         return "-"
 
 
-def main() -> int:
-    """Parse the command line, run, print tables and write JSON; 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_sources(parser: argparse.ArgumentParser, *, limit: int | None = None) -> None:
+    """The options that say which recordings and which model."""
     parser.add_argument("--manifest", type=Path, help="recordings with references")
     parser.add_argument("--refs", type=Path, help="reference times (default: <manifest>_refs.jsonl)")
     parser.add_argument("--sets", nargs="+", help="only these sets of the manifest")
     parser.add_argument("--no-synthetic", action="store_true", help="leave the synthetic speech out")
     parser.add_argument("--voices", nargs="+", default=list(HELD_OUT_VOICES), help="synthetic voices")
     parser.add_argument("--model", default="en-us", help="name or folder")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=None,
-        help="those of gradalign align, and pocketsphinx (default: all that are at hand)",
-    )
-    parser.add_argument("--limit", type=int, help="at most this many recordings a group")
-    parser.add_argument("--json", type=Path, help="write all measures here")
-    parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
-    parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
-    args = parser.parse_args()
+    parser.add_argument("--limit", type=int, default=limit, help="recordings a group (default: %(default)s)")
+
+
+def gathered(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Recording]:
+    """The recordings that `add_sources` was asked for, at least one."""
     recordings: list[Recording] = []
     if not args.no_synthetic:
         for voice in args.voices:
@@ -362,6 +355,24 @@ def main() -> int:
         recordings += from_manifest(args.manifest, refs, args.sets, args.limit)
     if not recordings:
         parser.error("no recordings: give --manifest, or install flite and festival for synthetic speech")
+    return recordings
+
+
+def main() -> int:
+    """Parse the command line, run, print tables and write JSON; 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sources(parser)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=None,
+        help="those of gradalign align, and pocketsphinx (default: all that are at hand)",
+    )
+    parser.add_argument("--json", type=Path, help="write all measures here")
+    parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
+    parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
+    args = parser.parse_args()
+    recordings = gathered(args, parser)
     bundle = load(args.model)
     print(f"Model {bundle.name}; calibrated on: {bundle.calibrated_on or 'nothing'}.")
     found = run(recordings, args.methods or _available(bundle), bundle, args.alignments)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from accuracy import HELD_OUT_VOICES, Recording, from_manifest, from_synthesis
+from accuracy import Recording, add_sources, gathered
 
 from gradalign._types import Method
 from gradalign.aligner import align
@@ -69,27 +69,12 @@ def auc(low: np.ndarray, high: np.ndarray) -> float:
 def main() -> None:
     """Parse the command line, run, print tables and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, help="recordings with references")
-    parser.add_argument("--refs", type=Path, help="reference times (default: <manifest>_refs.jsonl)")
-    parser.add_argument("--sets", nargs="+", help="only these sets of the manifest")
-    parser.add_argument("--voices", nargs="*", default=list(HELD_OUT_VOICES), help="synthetic voices")
-    parser.add_argument("--model", default="en-us", help="name or folder")
+    add_sources(parser)
     parser.add_argument("--method", default="calibrated", help="a calibrated method (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="at most this many recordings a group")
     parser.add_argument("--seed", type=int, default=0, help="of the replaced words")
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
-    recordings: list[Recording] = []
-    for voice in args.voices:
-        try:
-            recordings += from_synthesis((voice,), args.limit)
-        except GradalignError as error:
-            print(f"{voice} left out: {error}", file=sys.stderr)
-    if args.manifest:
-        if not args.manifest.exists():
-            parser.error(f"{args.manifest}: no such manifest")
-        refs = args.refs or args.manifest.with_name(args.manifest.stem + "_refs.jsonl")
-        recordings += from_manifest(args.manifest, refs, args.sets, args.limit)
+    recordings = gathered(args, parser)
     bundle = load(args.model)
     print(f"Model {bundle.name}, {args.method}; calibrated on: {bundle.calibrated_on or 'nothing'}.\n")
     groups = measured(recordings, bundle, cast(Method, args.method), args.seed)

@@ -8,18 +8,16 @@ Every change keeps the true times exactly (speed scales them, silence shifts the
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from accuracy import HELD_OUT_VOICES, Recording, from_manifest, from_synthesis, run
+from accuracy import add_sources, gathered, run
 
 from gradalign import audio
 from gradalign.alignment import Interval, Tier
 from gradalign.bundle import load
-from gradalign.errors import GradalignError
 from gradalign.synth import augment
 
 RATE = 16_000
@@ -94,27 +92,12 @@ CHANGES: dict[str, Change] = {
 def main() -> None:
     """Parse the command line, run, print tables and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, help="recordings with references")
-    parser.add_argument("--refs", type=Path, help="reference times (default: <manifest>_refs.jsonl)")
-    parser.add_argument("--sets", nargs="+", help="only these sets of the manifest")
-    parser.add_argument("--voices", nargs="*", default=list(HELD_OUT_VOICES), help="synthetic voices")
-    parser.add_argument("--model", default="en-us", help="name or folder")
+    add_sources(parser, limit=20)
     parser.add_argument("--methods", nargs="+", default=["calibrated", "calibrated-ctc", "gradient", "ctc"])
-    parser.add_argument("--limit", type=int, default=20, help="recordings a group (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of noise and rooms")
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
-    recordings: list[Recording] = []
-    for voice in args.voices:
-        try:
-            recordings += from_synthesis((voice,), args.limit)
-        except GradalignError as error:
-            print(f"{voice} left out: {error}", file=sys.stderr)
-    if args.manifest:
-        if not args.manifest.exists():
-            parser.error(f"{args.manifest}: no such manifest")
-        refs = args.refs or args.manifest.with_name(args.manifest.stem + "_refs.jsonl")
-        recordings += from_manifest(args.manifest, refs, args.sets, args.limit)
+    recordings = gathered(args, parser)
     bundle = load(args.model)
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, change in CHANGES.items():

@@ -66,7 +66,8 @@ def align(
             "calibrated-attention" or "calibrated-ctc" (one kind of it, weighed likewise); plain, that is as published:
             "gradient" (saliency of each label's log-probability), "attention" (cross-attention with dynamic time
             warping), "ctc" (forced alignment from the CTC head); or "equal" (labels spread evenly: the floor that any
-            evidence must beat). None means "calibrated" if the model has learnt it, else "gradient".
+            evidence must beat). None means "calibrated" if the model has learnt it and neither ``leaf`` nor ``reduce``
+            asks for plain gradients, else "gradient".
         sample_rate: Of ``audio`` if it is an array; default 16 kHz. Not for files.
         channel: Channel of a file, counted from 0; None averages all of them.
         leaf: Where the plain gradients are taken: "features" (log-mel frames), "stem", "block-K" (output of
@@ -92,7 +93,7 @@ def align(
     if method is not None and method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
-    method = _chosen(method, bundle)
+    method = _chosen(method, bundle, plain=leaf != "features" or reduce != "l2")
     spare_memory_maps()
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
     if isinstance(transcript, Path):
@@ -126,9 +127,12 @@ def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarra
     return chosen_variants(bundle, transcript, padded, n_frames)
 
 
-def _chosen(method: Method | None, bundle: Bundle) -> Method:
+def _chosen(method: Method | None, bundle: Bundle, *, plain: bool) -> Method:
+    """The method that is meant; ``plain`` says that an option of the plain gradients was given."""
     if method is None:
-        return "calibrated" if "calibrated" in bundle.calibrations else "gradient"
+        return "gradient" if plain or "calibrated" not in bundle.calibrations else "calibrated"
+    if plain and method.startswith("calibrated"):
+        raise ValueError(f'leaf and reduce go with method "gradient"; {method!r} takes the leaves that it has learnt')
     if method.startswith("calibrated") and method not in bundle.calibrations:
         raise AlignmentError(
             f"model {bundle.name!r} has not learnt method {method!r}; it has "

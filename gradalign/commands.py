@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -275,11 +275,7 @@ def train(args: argparse.Namespace) -> int:
     _log_to_terminal(quiet=args.quiet)
     from gradalign.training.loop import train
 
-    def report(line: str) -> None:
-        note("", quiet=args.quiet)
-        if not args.quiet:
-            print(line, flush=True)
-
+    report, status = _reporters(args)
     done = train(
         config,
         output,
@@ -288,7 +284,7 @@ def train(args: argparse.Namespace) -> int:
         resume=args.resume,
         init=args.init,
         report=report,
-        status=lambda line: note(line, quiet=args.quiet),
+        status=status,
     )
     if done.reason == "interrupted":
         note("", quiet=args.quiet)
@@ -301,6 +297,17 @@ def train(args: argparse.Namespace) -> int:
     if done.best is not None and done.per is not None:
         report(f"{done.best}: the one with the lowest PER on speech kept aside, {100 * done.per:.1f} %")
     return 0
+
+
+def _reporters(args: argparse.Namespace) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What takes lines to keep, and what takes lines that the next one replaces."""
+
+    def report(line: str) -> None:
+        note("", quiet=args.quiet)
+        if not args.quiet:
+            print(line, flush=True)
+
+    return report, lambda line: note(line, quiet=args.quiet)
 
 
 def _check_data(config: "TrainConfig", data: Path) -> int:
@@ -365,15 +372,7 @@ def calibrate(args: argparse.Namespace) -> int:
             rng = np.random.default_rng(args.seed)
             rate = bundle.features.sample_rate
             timed = [among_people(utterance, rng, sample_rate=rate) for utterance in timed]
-
-        def report(line: str) -> None:
-            note("", quiet=args.quiet)
-            if not args.quiet:
-                print(line, flush=True)
-
-        def status(line: str) -> None:
-            note(line, quiet=args.quiet)
-
+        report, status = _reporters(args)
         done = learn(bundle, timed, about=about, steps=args.steps, seed=args.seed, report=report, status=status)
     note("", quiet=args.quiet)
     calibration.save(done.calibrations, target, about=about)

@@ -183,6 +183,9 @@ def test_calibrating_a_model_and_using_it(tiny_bundle, tmp_path, rng):
         again = align(utterances[0].samples.astype(np.float32), transcript, model=done, method=method)
         assert [w.start for w in again.tier("words")] == pytest.approx([w.start for w in found.tier("words")], abs=1e-3)
     assert align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle).method == "gradient"
+    assert align(utterances[0].samples.astype(np.float32), transcript, model=kept, leaf="stem").method == "gradient"
+    with pytest.raises(ValueError, match="leaf and reduce go with method"):
+        align(utterances[0].samples.astype(np.float32), transcript, model=kept, method="calibrated", leaf="stem")
     with pytest.raises(AlignmentError, match=r"'tiny' has not learnt method 'calibrated'.*gradalign calibrate"):
         align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle, method="calibrated")
 
