@@ -78,6 +78,12 @@ def align(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    if method != "equal":
+        behind_encoder = method in ("ctc", "attention")
+        bundle.check_time_order(
+            f"method {method!r}" if behind_encoder else f"leaf {leaf!r}",
+            bundle.network.config.encoder_layers if behind_encoder else depth,
+        )
     if isinstance(transcript, Path):
         transcript = read_text(transcript)
     if isinstance(transcript, str):
@@ -86,6 +92,8 @@ def align(
     features = log_mel_padded(waveform, bundle.features)
     duration = len(waveform) / bundle.features.sample_rate
     scores, silence, topology, grid = _evidence(bundle, features, transcript, method, depth, reduce)
+    if method == "attention" or (method == "gradient" and depth != FEATURES_LEAF):
+        _check_rises(scores, method if method == "attention" else f"saliency at leaf {leaf!r}")
     return place(
         transcript,
         scores,
@@ -146,6 +154,23 @@ def place(
         evidence = Evidence(features[0], features[1], scores, silence, path, transcript.labels, grid)
     tiers = (Tier("words", entries), Tier("phones", phones))
     return Alignment(duration, tiers, transcript.text, fates, method, model, evidence)
+
+
+def _check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str) -> None:
+    """Evidence that runs backwards through the recording is refused: no path through it would mean anything."""
+    n_labels, n_frames = scores.shape
+    if n_labels < 5:
+        return
+    weights = np.exp(scores - np.max(scores, axis=1, keepdims=True))
+    centres = weights @ ((np.arange(n_frames) + 0.5) / n_frames) / weights.sum(axis=1)
+    # How far the centres move through the recording, of the whole of it: 1 in good evidence, 0 in none.
+    slope = np.polyfit((np.arange(n_labels) + 0.5) / n_labels, centres, 1)[0]
+    if slope < -0.25:
+        raise AlignmentError(
+            f"{source} runs backwards through the recording (its labels move by {slope:.0%} of it): the encoder seems "
+            'to reverse time, which "gradalign inspect" can tell; align with gradients at the input (method '
+            '"gradient", leaf "features")'
+        )
 
 
 def _check_scores(transcript, scores, silence, topology, grid, duration) -> None:

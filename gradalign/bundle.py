@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gradalign.analysis.verdict import TimeOrder, place
 from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel
+from gradalign.io._files import write_text
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
 from gradalign.timing import FrameGrid
@@ -35,6 +37,7 @@ class Bundle:
         labels: Names of ids 1, 2, ...; id 0 is blank and sentence boundary.
         max_duration_s: Longest recording it takes in one piece; attention memory grows with its square.
         card: Text of the model card, "" if there is none.
+        time_order: What its encoder does to the order of time, as far as `gradalign inspect --save` has found out.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Bundle:
     labels: tuple[str, ...]
     max_duration_s: float = 60.0
     card: str = ""
+    time_order: TimeOrder | None = None
 
     @property
     def grid(self) -> FrameGrid:
@@ -68,6 +72,24 @@ class Bundle:
                 "other labels than phones make the transcript with Transcript.from_units"
             )
         return np.array([table[p] for p in phones], np.int32)
+
+    def check_time_order(self, source: str, depth: int) -> None:
+        """Refuse evidence from behind a block that is known to reverse time: its frames are not those of the speech.
+
+        Args:
+            source: What the evidence is, for the message.
+            depth: Where it is taken: -1 for the features, 0 for the stem's output, ``k`` for that of block ``k``.
+
+        Raises:
+            AlignmentError: If the model was found to reverse time before that depth.
+        """
+        order = self.time_order
+        if order is not None and order.block is not None and depth >= order.block:
+            earlier = f", or at a leaf before {place(order.block)}" if order.block else ""
+            raise AlignmentError(
+                f"model {self.name!r}: its {order}, so that {source} would put words at the wrong places; "
+                f'align with gradients at the input (method "gradient", leaf "features"){earlier}'
+            )
 
 
 def folder_of(name_or_path: str | Path) -> Path:
@@ -110,6 +132,8 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
         features = LogMel(**config["features"])
         labels = tuple(config["labels"])
         name, limit = str(config["name"]), float(config["max_duration_s"])
+        found = config.get("time_order")
+        order = None if found is None else TimeOrder(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{folder / 'config.json'}: not a config of a gradalign model: {error}") from error
     if len(labels) + 1 != network_config.vocabulary:
@@ -124,7 +148,8 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
         )
     network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
     card = folder / "card.md"
-    return Bundle(name, network, features, labels, limit, card.read_text("utf-8") if card.is_file() else "")
+    text = card.read_text("utf-8") if card.is_file() else ""
+    return Bundle(name, network, features, labels, limit, text, order)
 
 
 def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None:
@@ -142,6 +167,8 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
         "features": dataclasses.asdict(bundle.features),
         "labels": list(bundle.labels),
     }
+    if bundle.time_order is not None:
+        config["time_order"] = dataclasses.asdict(bundle.time_order)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
     save_file(params, folder / "params.safetensors")
@@ -149,6 +176,17 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
     if bundle.card:
         (folder / "card.md").write_text(bundle.card, "utf-8")
+
+
+def save_time_order(order: TimeOrder, folder: str | Path) -> None:
+    """Note in a model's config what its encoder does to the order of time; the parameters are not touched.
+
+    Raises:
+        FormatError: If there is no config of a model, or it cannot be written.
+    """
+    path = Path(folder) / "config.json"
+    config = _read_config(path) | {"time_order": dataclasses.asdict(order)}
+    write_text(path, json.dumps(config, indent=2) + "\n", overwrite=True)
 
 
 def flat_params(network: nnx.Module) -> dict[str, jax.Array]:
