@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from planted import CONFIG, features_of, labels_of, planted
+from planted import CONFIG, FRAMES_PER_LABEL, features_of, labels_of, planted
 
 from gradalign.aligner import gradient_saliency
 from gradalign.analysis.diagonality import flip_index, label_flip_index
@@ -93,6 +93,16 @@ def test_measures_are_those_of_the_unpadded_maps():
         assert found.measures.label_flip[depth] == pytest.approx(flip, abs=1e-4)
     score = float(jnp.take_along_axis(seen.log_probs, ids[:, None], 1).mean())
     assert found.measures.label_log_prob == pytest.approx(score, abs=1e-4)
+
+
+def test_behind_a_reversal_only_gradients_at_the_input_point_to_where_labels_are():
+    n = 36
+    bundle = planted(4, n, block=3, reading="backwards")
+    found = examine(bundle, features_of(4, n), labels_of(bundle, n)).maps
+    at_features, *_, at_encoder = (m.argmax(axis=1) for m in found.saliency)
+    expected = FRAMES_PER_LABEL * (np.arange(len(at_encoder)) + 0.5)
+    assert np.median(np.abs(at_features / 4 - expected)) < 2
+    assert np.median(np.abs(at_encoder - (n - 1 - expected))) < 2
 
 
 @pytest.mark.parametrize("valid", [9, 6])

@@ -313,7 +313,8 @@ def _inside(network: AED, features: Array, n_frames: Array):
     graph, state = nnx.split(network.encoder.blocks)
 
     def step(x, parameters):
-        x, modules, weights = inside_block(nnx.merge(graph, parameters), x, valid)
+        block: Any = nnx.merge(graph, parameters)
+        x, modules, weights = inside_block(block, x, valid)
         return x, (modules, weights)
 
     return jax.lax.scan(step, x, state)[1]
@@ -335,8 +336,7 @@ def inside_block(
     found, weights = [], None
     for module in ("first_feed_forward", "self_attention", "convolution", "second_feed_forward"):
         if module == "self_attention":
-            normed = block.attention_norm(x)
-            added, weights = block.self_attention(normed, normed, valid[None, :])
+            added, weights = block.attend(x, valid)
         elif module == "convolution":
             added = block.convolution(x, valid)
         else:

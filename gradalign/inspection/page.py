@@ -36,7 +36,12 @@ def table(report: Health) -> str:
                 f"{m.label_direction[k]:+.2f}",
                 f"{m.label_flip[k]:+.2f}",
                 f"{m.frame_flip[k]:+.2f}",
-                *(("", "") if k == 0 else (_ratio(float(m.diagonal[k - 1])), _ratio(float(m.anti_diagonal[k - 1])))),
+                # Features have another rate, so no diagonal; of the output by itself there is nothing to say.
+                *(
+                    ("", "")
+                    if k in (0, len(report.depths) - 1)
+                    else (_ratio(float(m.diagonal[k - 1])), _ratio(float(m.anti_diagonal[k - 1])))
+                ),
             )
             for k, depth in enumerate(report.depths)
         ],
