@@ -57,7 +57,7 @@ def table(report: Health) -> str:
             *(f"{x:.2f}" for x in m.dominance[k]),
             " ".join(f"{x:.2f}" for x in m.head_diagonality[k]),
             " ".join(f"{x:+.2f}" for x in m.head_flip[k]),
-            " ".join(_ratio(x) for x in m.head_first_frame[k]),
+            " ".join(_ratio(float(x)) for x in m.head_first_frame[k]),
         )
         for k in range(len(m.dominance))
     ]
