@@ -28,7 +28,7 @@ from gradalign.io._files import read_text
 from gradalign.lattice import Posteriors, Topology, check_feasible, forward_backward, spans, viterbi
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.pronunciation import chosen_variants
-from gradalign.signals import Signals, signal_names
+from gradalign.signals import Signals, depth_of, signal_names
 from gradalign.signals import chosen as chosen_signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
@@ -96,6 +96,8 @@ def align(
     method = _chosen(method, bundle, plain=leaf != "features" or reduce != "l2")
     spare_memory_maps()
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    if method != "equal":
+        bundle.check_time_order(*_deepest(method, leaf, bundle))
     if isinstance(transcript, Path):
         transcript = read_text(transcript)
     if isinstance(transcript, str):
@@ -113,6 +115,8 @@ def align(
         seen = read_signals(bundle, features, transcript.labels, calibration.signals)
         return place_calibrated(transcript, seen, calibration, grid=bundle.grid, **about)[0]
     scores, silence, topology, grid = _evidence(bundle, features, transcript, method, depth, reduce)
+    if method == "attention" or (method == "gradient" and depth != FEATURES_LEAF):
+        _check_rises(scores, method if method == "attention" else f"saliency at leaf {leaf!r}")
     return place(transcript, scores, silence, grid=grid, topology=topology, **about)
 
 
@@ -130,7 +134,9 @@ def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarra
 def _chosen(method: Method | None, bundle: Bundle, *, plain: bool) -> Method:
     """The method that is meant; ``plain`` says that an option of the plain gradients was given."""
     if method is None:
-        return "gradient" if plain or "calibrated" not in bundle.calibrations else "calibrated"
+        # Behind a block that reverses time, only gradients at the input point to the right frames.
+        reversing = bundle.time_order is not None and bundle.time_order.order == "reversed"
+        return "gradient" if plain or reversing or "calibrated" not in bundle.calibrations else "calibrated"
     if plain and method.startswith("calibrated"):
         raise ValueError(f'leaf and reduce go with method "gradient"; {method!r} takes the leaves that it has learnt')
     if method.startswith("calibrated") and method not in bundle.calibrations:
@@ -269,6 +275,34 @@ def _facts(
             for inside in _members(transcript).values()
         ]
     )
+
+
+def _deepest(method: Method, leaf: str, bundle: Bundle) -> tuple[str, int]:
+    """What a method reads off the network, and the depth of the deepest part of it, as `leaf_depth` counts."""
+    layers = bundle.network.config.encoder_layers
+    if method in bundle.calibrations:
+        return f"method {method!r}", max(depth_of(name, layers) for name in bundle.calibrations[method].signals)
+    if method == "gradient":
+        return f"leaf {leaf!r}", leaf_depth(leaf, layers)
+    return f"method {method!r}", layers
+
+
+def _check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str) -> None:
+    """Evidence that runs backwards through the recording is refused: no path through it would mean anything."""
+    n_labels, n_frames = scores.shape
+    if n_labels < 5:
+        return
+    weights = np.exp(scores - np.max(scores, axis=1, keepdims=True))
+    centres = weights @ ((np.arange(n_frames) + 0.5) / n_frames) / weights.sum(axis=1)
+    # How far the centres move through the recording, of the whole of it: 1 in good evidence, 0 in none.
+    order = (np.arange(n_labels) + 0.5) / n_labels
+    slope = np.polyfit(order, centres, 1)[0]
+    if slope < -0.05 and np.corrcoef(order, centres)[0, 1] < -0.5:
+        raise AlignmentError(
+            f"{source} runs backwards through the recording (its labels move by {slope:.0%} of it): the encoder seems "
+            'to reverse time, which "gradalign inspect" can tell; align with gradients at the input (method '
+            '"gradient", leaf "features")'
+        )
 
 
 def _check_scores(transcript, scores, silence, topology, grid, duration) -> None:

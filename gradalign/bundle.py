@@ -16,9 +16,11 @@ import numpy as np
 from flax import nnx
 
 from gradalign import calibration as calibrations
+from gradalign.analysis.verdict import TimeOrder, place
 from gradalign.calibration import Calibration
 from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel
+from gradalign.io._files import write_text
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
 from gradalign.timing import FrameGrid
@@ -42,6 +44,7 @@ class Bundle:
         card: Text of the model card, "" if there is none.
         calibrations: How its evidence relates to true times, by method; empty if it has not learnt any.
         calibrated_on: On what, in words.
+        time_order: What its encoder does to the order of time, as far as `gradalign inspect --save` has found out.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Bundle:
     card: str = ""
     calibrations: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
     calibrated_on: str = ""
+    time_order: TimeOrder | None = None
 
     @property
     def grid(self) -> FrameGrid:
@@ -77,6 +81,24 @@ class Bundle:
                 "other labels than phones make the transcript with Transcript.from_units"
             )
         return np.array([table[p] for p in phones], np.int32)
+
+    def check_time_order(self, source: str, depth: int) -> None:
+        """Refuse evidence from behind a block that is known to reverse time: its frames are not those of the speech.
+
+        Args:
+            source: What the evidence is, for the message.
+            depth: Where it is taken: -1 for the features, 0 for the stem's output, ``k`` for that of block ``k``.
+
+        Raises:
+            AlignmentError: If the model was found to reverse time before that depth.
+        """
+        order = self.time_order
+        if order is not None and order.block is not None and depth >= order.block:
+            earlier = f", or at a leaf before {place(order.block)}" if order.block else ""
+            raise AlignmentError(
+                f"model {self.name!r}: its {order}, so that {source} would put words at the wrong places; "
+                f'align with gradients at the input (method "gradient", leaf "features"){earlier}'
+            )
 
 
 def folder_of(name_or_path: str | Path) -> Path:
@@ -119,6 +141,8 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
         features = LogMel(**config["features"])
         labels = tuple(config["labels"])
         name, limit = str(config["name"]), float(config["max_duration_s"])
+        found = config.get("time_order")
+        order = None if found is None else TimeOrder(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{folder / 'config.json'}: not a config of a gradalign model: {error}") from error
     if len(labels) + 1 != network_config.vocabulary:
@@ -134,8 +158,8 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
     network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
     card, calibration = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
-    found, about = calibrations.load(calibration) if calibration.is_file() else ({}, "")
-    return Bundle(name, network, features, labels, limit, text, found, about)
+    learnt, about = calibrations.load(calibration) if calibration.is_file() else ({}, "")
+    return Bundle(name, network, features, labels, limit, text, learnt, about, order)
 
 
 def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None:
@@ -153,6 +177,8 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
         "features": dataclasses.asdict(bundle.features),
         "labels": list(bundle.labels),
     }
+    if bundle.time_order is not None:
+        config["time_order"] = dataclasses.asdict(bundle.time_order)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
     save_file(params, folder / "params.safetensors")
@@ -162,6 +188,17 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
         (folder / "card.md").write_text(bundle.card, "utf-8")
     if bundle.calibrations:
         calibrations.save(bundle.calibrations, folder / CALIBRATION, about=bundle.calibrated_on)
+
+
+def save_time_order(order: TimeOrder, folder: str | Path) -> None:
+    """Note in a model's config what its encoder does to the order of time; the parameters are not touched.
+
+    Raises:
+        FormatError: If there is no config of a model, or it cannot be written.
+    """
+    path = Path(folder) / "config.json"
+    config = _read_config(path) | {"time_order": dataclasses.asdict(order)}
+    write_text(path, json.dumps(config, indent=2) + "\n", overwrite=True)
 
 
 def flat_params(network: nnx.Module) -> dict[str, jax.Array]:

@@ -97,6 +97,20 @@ Make timed speech from text with the speech synthesisers of this machine.
 Writes manifest.jsonl, with the times of words and phones, and audio/*.flac. A run that was stopped goes
 on with the same command, or with more --hours. The same command gives the same files."""
 
+_INSPECT = """\
+Find out whether a model's encoder keeps the order of time, and if not, which block turns it around.
+
+  gradalign inspect en-us                              on the recording that comes with gradalign
+  gradalign inspect run/models/last rec.wav rec.txt -o report.png
+  gradalign inspect MODEL --manifest dev.jsonl --limit 20 --json
+  gradalign inspect MODEL rec.wav "The words." --save  note the verdict in the model's config.json
+
+Attention encoder-decoders may reverse time inside: then cross-attention, posteriors and gradients at deep
+layers point at the wrong frames, and only gradients at the input can be aligned with. No reference times
+are needed, but a transcript that is right. The last line is the verdict: "encoder keeps time order",
+"encoder reverses time in block K", or "mixed" with the reason. After --save the aligner refuses what a
+reversed encoder would spoil."""
+
 _INFO = "Describe a model: labels, sizes, times, its card."
 
 
@@ -144,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(_command(group, "train", commands.train, "train a model", _TRAIN))
     _add_calibrate(_command(group, "calibrate", commands.calibrate, "learn when to trust what", _CALIBRATE))
     _add_synth(_command(group, "synth", commands.synth, "make timed speech from text", _SYNTH))
+    _add_inspect(_command(group, "inspect", commands.inspect, "find out whether a model reverses time", _INSPECT))
     _add_info(_command(group, "info", commands.info, "describe a model", _INFO))
     return parser
 
@@ -371,6 +386,25 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         help="write there (default: calibration.json in the model's folder)",
     )
     command.add_argument("--overwrite", action="store_true", help="replace a calibration that is there already")
+    command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="name of a model or its folder")
+    command.add_argument("audio", metavar="AUDIO", nargs="?", help="recording (default: one that comes with gradalign)")
+    command.add_argument("text", metavar="TEXT_OR_FILE", nargs="?", help="what is said in it, or a text file with that")
+    command.add_argument(
+        "--manifest", metavar="FILE", type=Path, help="recordings of a manifest or corpus folder, in place of AUDIO"
+    )
+    count = _number("a whole number, at least 1", 1.0, whole=True)
+    command.add_argument(
+        "--limit", metavar="N", type=count, default=10, help="take so many of them, evenly spread (default: 10)"
+    )
+    command.add_argument("-o", "--output", metavar="FILE", help="draw a page there: .png, .pdf or .svg")
+    command.add_argument("--json", action="store_true", help="print one JSON object with all measures")
+    command.add_argument("--save", action="store_true", help="note the verdict in the model's config.json")
+    command.add_argument("--channel", type=int, metavar="N", help="channel to hear, from 0 (default: mean of all)")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE if it is there already")
     command.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
 
 

@@ -135,6 +135,14 @@ def family(name: str) -> str:
     return name.split("@")[0].split("-")[0]
 
 
+def depth_of(name: str, encoder_layers: int) -> int:
+    """Where a signal is read off: -1 for the features, 0 for the stem, ``k`` for the output of block ``k``."""
+    leaf = name.partition("@")[2].split("/")[0]
+    if leaf.startswith("block-"):
+        return int(leaf.removeprefix("block-"))
+    return {"features": -1, "stem": 0}.get(leaf, encoder_layers)
+
+
 def chosen(
     network: AED,
     features: Float[Array, "frames mels"],

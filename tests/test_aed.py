@@ -1,5 +1,6 @@
 """The network: padding, leaves, causality and gradients of a tiny one with random parameters."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -229,6 +230,15 @@ def test_a_new_network_has_blocks_of_its_own_and_finite_scores(network, one):
     assert (
         fresh.n_parameters() == network.n_parameters() == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(fresh)))
     )
+
+
+def test_a_large_diagonal_bias_holds_every_frame_in_place(network, one):
+    config = dataclasses.replace(network.config, diagonal_bias=60.0)
+    held = AED(config, rngs=nnx.Rngs(3))
+    seen = jax.jit(lambda x: held.encode(x, trace=True)[2].attention)(one[0])
+    np.testing.assert_allclose(seen, np.broadcast_to(np.eye(5), seen.shape), atol=1e-4)
+    free = jax.jit(lambda x: network.encode(x, trace=True)[2].attention)(one[0])
+    assert np.abs(np.asarray(free) - np.eye(5)).max() > 0.1
 
 
 def test_a_config_that_cannot_be_built_names_all_problems():

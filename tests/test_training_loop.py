@@ -24,9 +24,9 @@ from gradalign.errors import FormatError, GradalignError
 from gradalign.nn.aed import AED
 from gradalign.training.checkpoint import TrainState
 from gradalign.training.config import RemedyConfig, read
-from gradalign.training.data import Corpus, batch, mixture
+from gradalign.training.data import Batch, Corpus, batch, mixture
 from gradalign.training.flops import matmul_flops, matmul_peak
-from gradalign.training.loop import place, settings_of, shares_at, train, update
+from gradalign.training.loop import measure, place, reversal_warning, settings_of, shares_at, train, update
 from gradalign.training.optimizer import optimizer, schedule
 
 PHONES = ("AA", "K", "S", "M")
@@ -392,3 +392,28 @@ def test_the_command_says_what_is_wrong(recordings: Path, tmp_path: Path, capsys
 def test_checking_a_corpus_reports_counts_and_names(recordings: Path, capsys):
     assert main(["train", str(recordings / "run.toml"), "--check"]) == 0
     assert "40 utterances, 40 usable" in capsys.readouterr().out
+
+
+def test_cross_attention_that_falls_is_measured_and_warned_of(recordings):
+    from planted import CONFIG, features_of, planted
+
+    n = 36
+    config = dataclasses.replace(read(recordings / "run.toml"), network=CONFIG)
+    features = features_of(0, n)
+    rows = 160
+    example = Batch(
+        np.pad(features, ((0, rows - len(features)), (0, 0)))[None],
+        np.array([len(features)]),
+        np.pad(np.arange(1, 21), (0, 4))[None],
+        np.array([20]),
+        np.full((1, 24, 2), -1, np.float32),
+    )
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    flips = {}
+    for reading in ("forwards", "backwards"):
+        graph, params = nnx.split(planted(0, n, reading=reading).network)
+        flips[reading] = measure(graph, params, [example], mesh, config)["cross_flip"]
+    assert flips["forwards"] < -0.2
+    assert flips["backwards"] > 0.2
+    assert reversal_warning(flips["forwards"]) is None
+    assert "Remedies, in a new run: loss.ctc = 0.3" in (reversal_warning(flips["backwards"]) or "")

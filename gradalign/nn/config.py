@@ -23,6 +23,8 @@ class AEDConfig:
         dropout: Rate in training, in [0, 1).
         positions: What the encoder is told about positions: by "relative" codes in self-attention (as the
             Conformer is), "absolute" ones added to the stem's output, "both", or "none".
+        diagonal_bias: Added to the logit of each encoder frame's attention to itself. Positive values hold frames in
+            place, a remedy against encoders that reverse time; 0 is the Conformer as it is.
         feature_mean: Subtracted from every feature.
         feature_scale: Divides the features after that, > 0.
 
@@ -41,6 +43,7 @@ class AEDConfig:
     stem_channels: int = 32
     dropout: float = 0.1
     positions: Positions = "relative"
+    diagonal_bias: float = 0.0
     feature_mean: float = -10.0
     feature_scale: float = 4.5
 

@@ -85,6 +85,7 @@ class ConformerBlock(nnx.Module):
         self.second_feed_forward = FeedForward(config.dim, config.feed_forward_dim, config.dropout, rngs=rngs)
         self.norm = LayerNorm(config.dim)
         self.rate = config.dropout
+        self.diagonal_bias = config.diagonal_bias
 
     def __call__(
         self,
@@ -96,13 +97,20 @@ class ConformerBlock(nnx.Module):
         """The block's output and its self-attention map; ``learned`` as in `ConformerEncoder.run_blocks`."""
         keys = split_key(key, 4)
         x = x + 0.5 * self.first_feed_forward(x, keys[0])
-        normed = self.attention_norm(x)
-        blend = None if learned is None else (jnp.eye(x.shape[0]), learned)
-        attended, weights = self.self_attention(normed, normed, valid[None, :], blend)
+        attended, weights = self.attend(x, valid, learned)
         x = x + dropout(attended, self.rate, keys[1])
         x = x + self.convolution(x, valid, keys[2])
         x = x + 0.5 * self.second_feed_forward(x, keys[3])
         return self.norm(x), weights
+
+    def attend(
+        self, x: Float[Array, "frames dim"], valid: Bool[Array, " frames"], learned: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, "frames dim"], Float[Array, "heads frames frames"]]:
+        """What self-attention adds to the stream, and its map; ``learned`` as in `ConformerEncoder.run_blocks`."""
+        normed = self.attention_norm(x)
+        blend = None if learned is None else (jnp.eye(x.shape[0]), learned)
+        bias = self.diagonal_bias * jnp.eye(x.shape[0]) if self.diagonal_bias else None
+        return self.self_attention(normed, normed, valid[None, :], blend, bias)
 
 
 class EncoderTrace(NamedTuple):

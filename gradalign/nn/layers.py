@@ -106,6 +106,7 @@ class Attention(nnx.Module):
         memory: Float[Array, "keys dim"],
         mask: Bool[Array, "#queries keys"],
         blend: tuple[Float[Array, "queries keys"], Float[Array, ""]] | None = None,
+        bias: Float[Array, "queries keys"] | None = None,
     ) -> tuple[Float[Array, "queries dim"], Float[Array, "heads queries keys"]]:
         """The attended values and the attention map.
 
@@ -114,6 +115,7 @@ class Attention(nnx.Module):
             memory: What is looked at.
             mask: True where a query may look.
             blend: Prescribed weights, and the share in [0, 1] of the learned ones that is left beside them.
+            bias: Added to the logits of every head.
         """
         query, key, value = (self._split(y) for y in (self.query(x), self.key(memory), self.value(memory)))
         if self.position is None or self.content_bias is None or self.position_bias is None:
@@ -126,6 +128,7 @@ class Attention(nnx.Module):
             by_distance = jnp.einsum("qhd,phd->hqp", query + self.position_bias[...][None], codes)
             logits = logits + relative_shift(by_distance)
         scaled = logits.astype(jnp.float32) / np.float32(np.sqrt(query.shape[-1]))
+        scaled = scaled if bias is None else scaled + bias[None]
         weights = jax.nn.softmax(jnp.where(mask[None], scaled, MASKED), axis=-1)
         if blend is not None:
             prescribed, learned = blend

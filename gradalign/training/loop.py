@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gradalign.analysis.diagonality import label_flip_index
 from gradalign.bundle import Bundle, load, save
 from gradalign.error_rate import edit_distance
 from gradalign.errors import FormatError, GradalignError
@@ -158,6 +159,8 @@ def train(
                 found = measure(graph, state.averaged, dev, mesh, config)
                 written.write("dev", step, found)
                 report(_dev_line(step, found))
+                if warning := reversal_warning(found["cross_flip"]):
+                    log.warning("update %d: %s", step, warning)
                 # Without CTC there is no error rate to go by.
                 badness = found.get("per", found["attention"])
                 if progress["best_per"] is None or badness < progress["best_per"]:
@@ -281,7 +284,8 @@ def update(
 def measure(graph: Any, params: Any, batches: list[Batch], mesh: Mesh, config: TrainConfig) -> dict[str, float]:
     """Losses a label, accuracy of the decoder given the right history, and phone error rate of greedy CTC.
 
-    No augmentation, no dropout, no remedies; no error rate if CTC is not trained.
+    And ``cross_flip``, the flip index of cross-attention: positive where it falls, as behind an encoder that reverses
+    time. No augmentation, no dropout, no remedies; no error rate if CTC is not trained.
     """
     sums: dict[str, float] = {}
     labels = edits = 0
@@ -309,7 +313,30 @@ def _measure(params: Any, batch: Batch, *, graph: Any, smoothing: float):
     decoder_loss, accuracy = decoder_losses(out.log_probs, batch, smoothing)
     heard = out.ctc_log_probs[:, -1]
     ctc_loss = ctc_losses(heard, batch.n_frames, batch, batch.features.shape[1] // heard.shape[1])
-    return {"attention": decoder_loss, "ctc": ctc_loss, "accuracy": accuracy}, heard.argmax(-1)
+    n_labels = jnp.maximum(batch.n_labels, 1)
+    n_encoder = -(-batch.n_frames // (batch.features.shape[1] // heard.shape[1]))
+    flips = jax.vmap(lambda m, s, t: label_flip_index(m, n_labels=s, n_frames=t))(
+        out.attention, n_labels, jnp.maximum(n_encoder, 1)
+    )
+    # By labels, as the others; an example without labels is padding.
+    flip = (flips * batch.n_labels).sum() / jnp.maximum(batch.n_labels.sum(), 1)
+    parts = {"attention": decoder_loss, "ctc": ctc_loss, "accuracy": accuracy, "cross_flip": flip}
+    return parts, heard.argmax(-1)
+
+
+def reversal_warning(cross_flip: float) -> str | None:
+    """What to tell of a model whose cross-attention falls, with the remedies; None for any other.
+
+    Args:
+        cross_flip: Flip index of its cross-attention; see `gradalign.analysis.diagonality.label_flip_index`.
+    """
+    if cross_flip < 0.1:
+        return None
+    return (
+        f"cross-attention runs backwards (flip index {cross_flip:+.2f}): the encoder seems to reverse time, and only "
+        "gradients at the input will align. Remedies, in a new run: loss.ctc = 0.3, remedies.self_attention_from, "
+        "remedies.centre_attention_until or network.diagonal_bias; gradalign inspect tells more"
+    )
 
 
 class Metrics:
