@@ -1,5 +1,6 @@
 """From a recording and its transcript to an alignment: the one place where all parts meet."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,15 +16,19 @@ from gradalign import bundle as bundles
 from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
 from gradalign.bundle import Bundle
+from gradalign.clock import part
+from gradalign.compressed import UNSURE, windowed_saliency, worthwhile
 from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.features import log_mel_padded
-from gradalign.gradients import Reduction, saliency
+from gradalign.gradients import Reduction, split_saliency
 from gradalign.io._files import read_text
 from gradalign.lattice import Topology, check_feasible, spans, viterbi
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
+
+_log = logging.getLogger(__name__)
 
 # Each padded shape is compiled once, so there are few of them.
 FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
@@ -45,6 +50,7 @@ def align(
     leaf: str = "features",
     reduce: Reduction = "l2",
     keep_evidence: bool = True,
+    exact: bool = False,
 ) -> Alignment:
     """When each word and phone of a transcript was said.
 
@@ -62,6 +68,10 @@ def align(
             the K-th block, counted from 1) or "encoder" (output of the last one).
         reduce: How a frame's gradient becomes one number; see `gradalign.saliency`.
         keep_evidence: Whether the result keeps what it was read off, for `Alignment.plot`.
+        exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
+            place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
+            so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
+            warning), and with ``reduce`` other than "l2".
 
     Returns:
         Tiers "words" and "phones", and the fate of every word of the transcript.
@@ -82,10 +92,12 @@ def align(
         transcript = read_text(transcript)
     if isinstance(transcript, str):
         transcript = Transcript.from_text(transcript)
-    waveform = _waveform(audio, sample_rate, channel, bundle)
-    features = log_mel_padded(waveform, bundle.features)
+    with part("read"):
+        waveform = _waveform(audio, sample_rate, channel, bundle)
+    with part("features"):
+        features = log_mel_padded(waveform, bundle.features)
     duration = len(waveform) / bundle.features.sample_rate
-    scores, silence, topology, grid = _evidence(bundle, features, transcript, method, depth, reduce)
+    scores, silence, topology, grid = _evidence(bundle, features, transcript, method, depth, reduce, exact)
     return place(
         transcript,
         scores,
@@ -133,7 +145,8 @@ def place(
     topology = Topology.words(transcript.unit_of_label) if topology is None else topology
     _check_scores(transcript, scores, silence, topology, grid, duration)
     check_feasible(n_labels, n_frames, topology)
-    path = _path(scores, silence, topology)
+    with part("lattice"):
+        path = _path(scores, silence, topology)
     runs = np.asarray(spans(jnp.asarray(path), n_labels))
     means = [float(scores[i, first:last].mean()) for i, (first, last) in enumerate(runs)]
     phones = tuple(
@@ -207,7 +220,7 @@ def gradient_saliency(
     return np.asarray(found)[: len(labels), :n_leaf]
 
 
-def _evidence(bundle, features, transcript, method, depth, reduce):
+def _evidence(bundle, features, transcript, method, depth, reduce, exact):
     """Scores, silence and topology of one method, and the grid they are on."""
     n_frames, n_labels = len(features), len(transcript.labels)
     n_encoder = _n_frames(n_frames, 0, bundle)
@@ -221,38 +234,76 @@ def _evidence(bundle, features, transcript, method, depth, reduce):
         return scores, np.full(n_frames, -1e3, np.float32), Topology.no_silence(n_labels), bundle.grid
     if method == "gradient":
         check_feasible(n_labels, n_frames, words)
-        scores, silence = _gradient_scores(graph, state, *_pad(features, labels), depth=depth, reduce=reduce)
-        return np.asarray(scores)[:n_labels, :n_frames], np.asarray(silence)[:n_frames], words, bundle.grid
+        with part("gradients"):
+            found = _gradients(graph, state, features, labels, depth, reduce, exact)
+            scores, silence = np.asarray(found[0])[:n_labels, :n_frames], np.asarray(found[1])[:n_frames]
+        return scores, silence, words, bundle.grid
     if method == "ctc":
         topology = Topology.ctc(labels.tolist())
         check_feasible(n_labels, n_encoder, topology)
-        log_probs = np.asarray(_ctc_log_probs(graph, state, *_pad(features, labels)[:2]))[:n_encoder]
+        with part("encode"):
+            log_probs = np.asarray(_ctc_log_probs(graph, state, *_pad(features, labels)[:2]))[:n_encoder]
         scores, silence = ctc_scores(jnp.asarray(log_probs), jnp.asarray(labels))
         return scores, silence, topology, bundle.encoder_grid
     topology = Topology.no_silence(n_labels)
     check_feasible(n_labels, n_encoder, topology)
-    maps = _cross_attention(graph, state, *_pad(features, labels))[:n_labels, :n_encoder]
-    return attention_scores(maps), jnp.full(n_encoder, -1e3), topology, bundle.encoder_grid
+    with part("encode"):
+        maps = np.asarray(_cross_attention(graph, state, *_pad(features, labels)))[:n_labels, :n_encoder]
+    return attention_scores(jnp.asarray(maps)), jnp.full(n_encoder, -1e3), topology, bundle.encoder_grid
 
 
 @partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
 def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int, reduce: Reduction):
     network = nnx.merge(graph, state)
     leaf = network.to_depth(features, depth, n_frames)
-    n_encoder = features.shape[0] // network.config.subsampling
-    attention_bytes = 4 * 8 * network.config.heads * n_encoder**2
-    chunk = int(np.clip(CHUNK_BYTES // attention_bytes, 1, 32))
-
-    def score(x):
-        return network.label_log_probs(x, labels, n_frames, depth=depth)
-
-    return saliency(score, leaf, reduce=reduce, chunk=chunk)
+    last = network.config.encoder_layers
+    n_encoder = -(-features.shape[0] // network.config.subsampling)
+    return split_saliency(
+        lambda x: network.encode(x, n_frames, depth=depth)[0],
+        lambda encoded: network.label_log_probs(encoded, labels, n_frames, depth=last),
+        leaf,
+        reduce=reduce,
+        budget_bytes=CHUNK_BYTES,
+        label_bytes=4 * 8 * network.config.heads * n_encoder**2,
+    )
 
 
 @partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
 def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce):
-    n_labels = (labels > 0).sum()
     found = _saliency(graph, state, features, n_frames, labels, depth=depth, reduce=reduce)
+    return _scores_of(found, graph, state, features, n_frames, labels, depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _windowed(graph, state, features, n_frames, labels, *, depth):
+    return windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depth=depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _windowed_scores(graph, state, features, n_frames, labels, *, depth):
+    found = _windowed(graph, state, features, n_frames, labels, depth=depth)
+    return _scores_of(found.saliency, graph, state, features, n_frames, labels, depth), found.missed
+
+
+def _gradients(graph, state, features, labels, depth, reduce, exact):
+    """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
+    padded = _pad(features, labels)
+    if not exact and reduce == "l2" and worthwhile(len(labels), len(features)):
+        scores, missed = _windowed_scores(graph, state, *padded, depth=depth)
+        if float(missed) <= UNSURE:
+            return scores
+        _log.warning(
+            "windows miss %.2f of the gradients (at most %g may be missed): each label's is followed through the "
+            "whole recording, which is slower",
+            float(missed),
+            UNSURE,
+        )
+    return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
+
+
+def _scores_of(found, graph, state, features, n_frames, labels, depth):
+    """Scores of labels and of silence from the saliency at a leaf."""
+    n_labels = (labels > 0).sum()
     if depth == FEATURES_LEAF:
         scores = log_saliency(found, n_frames=n_frames)
     else:

@@ -1,0 +1,207 @@
+"""Saliency of all labels of a transcript for the price of a few passes through the encoder.
+
+A coarse alignment from the CTC head says where each label is; its gradient is then carried through the network in a
+window of frames around that place (`gradalign.nn.windowed`). So the cost grows with the labels a second, not with
+the labels a recording. What the windows miss is measured, not assumed: a random combination of all labels' gradients
+costs one full pull-back, and its difference from the same combination of the windowed ones gives the size of what is
+missing at every frame. That size stands in for the gradients outside the windows, and its sum tells whether the
+result can be used at all.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gradalign.evidence import ctc_scores, percentile_of
+from gradalign.gradients import norm
+from gradalign.lattice import NEVER, Topology, viterbi
+from gradalign.nn.aed import AED, FEATURES_LEAF
+from gradalign.nn.windowed import Pass, decoder_cotangents, encoder_cotangents, teacher_forced
+
+WINDOW = 17
+"""Encoder frames of a window: 340 ms to both sides of the label at 40 ms a frame."""
+PROBES = 2
+"""Random combinations that are pulled back in full."""
+UNSURE = 1.0
+"""Value of `Compressed.missed` above which the result is not to be used."""
+CHUNK = 16
+"""Labels pulled back together. More were slower: what they read and write no longer fits the processor's cache."""
+
+
+class Compressed(NamedTuple):
+    """What `windowed_saliency` finds.
+
+    Attributes:
+        saliency: Size of the gradient of each label at each frame. Outside a label's window it is the same share of
+            all labels' gradients in their windows: the root mean square of what the probes found there.
+        missed: Estimate of what the windows miss: of the squares of the gradients, relative to the label's own in its
+            window, the mean over labels; infinite without a coarse alignment. Labels weaker than the median count
+            less. Above about 1 the windows are in the wrong places, or gradients are not local.
+        centres: Encoder frame in the middle of each label, by the coarse alignment.
+    """
+
+    saliency: Float[Array, "labels leaf_frames"]
+    missed: Float[Array, ""]
+    centres: Int[Array, " labels"]
+
+
+def windowed_saliency(
+    network: AED,
+    features: Float[Array, "frames mels"],
+    labels: Int[Array, " labels"],
+    n_frames: Int[Array, ""] | int,
+    *,
+    depth: int = FEATURES_LEAF,
+    window: int = WINDOW,
+    probes: int = PROBES,
+    chunk: int = CHUNK,
+    history: int = 0,
+) -> Compressed:
+    """Saliency of each label at a leaf, as `gradalign.saliency` with "l2", from gradients in windows.
+
+    Pure: use it inside ``jit`` and ``vmap``. The work depends on the true number of labels, not on the padded one.
+
+    Args:
+        network: The network; its CTC head makes the coarse alignment.
+        features: Log-mel frames.
+        labels: Ids, all > 0; 0 past the end of the transcript.
+        n_frames: Real feature frames.
+        depth: The leaf: features (-1), stem output (0), or output of block ``depth``.
+        window: Encoder frames a window, >= 1; one as long as the utterance leaves nothing out at the encoder.
+        probes: Full pull-backs that measure what is missed, >= 1.
+        chunk: Labels pulled back together, >= 1. Trades memory for speed.
+        history: Positions before its own through which a label is followed into the decoder. As many as there are
+            labels leave nothing out.
+
+    References:
+        The probes are Hutchinson's estimator (1990) of the squared size of a matrix, row by row.
+    """
+    kept = teacher_forced(network, features, labels, n_frames)
+    n_encoder = kept.encoded.shape[0]
+    window = min(window, n_encoder)
+    n_labels = (labels > 0).sum()
+    centres, found = coarse_alignment(network, kept, labels, n_frames)
+    last_start = jnp.maximum(-(-jnp.asarray(n_frames) // network.config.subsampling) - window, 0)
+    starts = jnp.clip(centres - window // 2, 0, last_start)
+
+    stride, margin = (network.config.subsampling, 3) if depth == FEATURES_LEAF else (1, 0)
+    n_leaf, dim = n_encoder * stride, network.config.n_mels if depth == FEATURES_LEAF else network.config.dim
+    length = window * stride + margin
+    chunk = min(chunk, len(labels))
+    n_rows = -(-len(labels) // chunk) * chunk
+
+    def pull(index: Array, gradients: Array) -> Array:
+        rows = jnp.minimum(index * chunk + jnp.arange(chunk), len(labels) - 1)
+        here = starts[rows]
+        cotangents = decoder_cotangents(network, kept, rows, here, window=window, history=history)
+        found = encoder_cotangents(network, kept, cotangents, here, depth=depth)
+        zero = jnp.zeros_like(index)
+        return jax.lax.dynamic_update_slice(gradients, found, (index * chunk, zero, zero))
+
+    gradients = jax.lax.fori_loop(0, -(-n_labels // chunk), pull, jnp.zeros((n_rows, length, dim)))
+    gradients, real = gradients[: len(labels)], labels > 0
+    sizes = norm(gradients)
+    strength = jnp.sqrt(jnp.square(sizes).sum(axis=1))
+    # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
+    # would drown them.
+    usual = percentile_of(strength, 50.0, real)
+    weights = jnp.where(real, 1.0 / jnp.maximum(jnp.maximum(strength, usual), 1e-30), 0.0)[:, None] * _signs(
+        len(labels), probes
+    )
+    whole = _pulled_back_whole(network, kept, labels, n_frames, weights.T, depth)
+    combined = jnp.zeros((probes, n_leaf + margin, dim))
+    combined, _ = jax.lax.scan(_add, combined, (weights, starts * stride, gradients))
+    squares = jnp.square(whole - combined[:, margin:]).sum(axis=2).mean(axis=0)
+    count = jnp.maximum(n_labels, 1)
+    missed = jnp.where(found, squares.sum() / count, jnp.inf)
+    background = jnp.sqrt(squares / count)
+    spread = _spread(sizes, strength, starts * stride - margin, background)
+    return Compressed(spread[:, : len(features)] if depth == FEATURES_LEAF else spread, missed, centres)
+
+
+def coarse_alignment(
+    network: AED, kept: Pass, labels: Int[Array, " labels"], n_frames: Int[Array, ""] | int
+) -> tuple[Int[Array, " labels"], Array]:
+    """Encoder frame in the middle of each label by CTC forced alignment, and whether there is any path.
+
+    Args:
+        network: The network.
+        kept: Its teacher-forced pass.
+        labels: Ids; 0 past the end.
+        n_frames: Real feature frames.
+    """
+    scores, blank = ctc_scores(network.ctc_log_probs(kept.encoded), labels)
+    skip_allowed = jnp.concatenate([jnp.ones(1, bool), labels[1:] != labels[:-1]])
+    topology = Topology(jnp.ones(len(labels) + 1, bool), skip_allowed)
+    n_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
+    path = viterbi(scores, blank, topology, n_labels=(labels > 0).sum(), n_frames=n_encoder)
+    frame = jnp.arange(len(kept.encoded))
+    on_label = path.labels[None, :] == jnp.arange(len(labels))[:, None]
+    middle = (on_label * frame[None, :]).sum(axis=1) / jnp.maximum(on_label.sum(axis=1), 1)
+    return jnp.round(middle).astype(jnp.int32), path.score > NEVER / 10
+
+
+def _signs(n_labels: int, probes: int) -> Float[Array, "labels probes"]:
+    """Plus and minus one at random, but always the same: those of a label depend on its index alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(n_labels))
+    return jax.vmap(lambda key: jax.random.rademacher(key, (probes,), jnp.float32))(keys)
+
+
+def _pulled_back_whole(
+    network: AED,
+    kept: Pass,
+    labels: Int[Array, " labels"],
+    n_frames: Int[Array, ""] | int,
+    weights: Float[Array, "probes labels"],
+    depth: int,
+) -> Float[Array, "probes leaf_frames leaf_dim"]:
+    """Gradients of combinations of labels through all paths there are."""
+    depth_of_output = network.config.encoder_layers
+    _, pull_back = jax.vjp(
+        lambda encoded: network.label_log_probs(encoded, labels, n_frames, depth=depth_of_output), kept.encoded
+    )
+    (cotangents,) = jax.vmap(pull_back)(weights)
+    starts = jnp.zeros(len(weights), jnp.int32)
+    gradients = encoder_cotangents(network, kept, cotangents, starts, depth=depth)
+    return gradients[:, 3:] if depth == FEATURES_LEAF else gradients
+
+
+def _add(
+    total: Float[Array, "probes rows dim"], label: tuple[Array, Array, Array]
+) -> tuple[Float[Array, "probes rows dim"], None]:
+    """Add one label's gradient to each combination, with its weight there."""
+    weights, first, gradient = label
+    zero = jnp.zeros_like(first)
+    at = (zero, first, zero)
+    here = jax.lax.dynamic_slice(total, at, (len(weights), *gradient.shape))
+    return jax.lax.dynamic_update_slice(total, here + weights[:, None, None] * gradient[None], at), None
+
+
+def _spread(
+    sizes: Float[Array, "labels window"],
+    strength: Float[Array, " labels"],
+    first: Int[Array, " labels"],
+    background: Float[Array, " frames"],
+) -> Float[Array, "labels frames"]:
+    """Rows over the whole recording: the label's own sizes in its window, its share of the background outside."""
+    length = sizes.shape[1]
+    offset = jnp.arange(len(background))[None, :] - first[:, None]
+    inside = jnp.take_along_axis(sizes, jnp.clip(offset, 0, length - 1), axis=1)
+    outside = strength[:, None] * background[None, :]
+    return jnp.where((offset >= 0) & (offset < length), inside, outside)
+
+
+def worthwhile(n_labels: int, n_frames: int, *, window: int = WINDOW, probes: int = PROBES) -> bool:
+    """Whether windows cost less than pulling back every label in full.
+
+    Args:
+        n_labels: Labels of the transcript.
+        n_frames: Feature frames of the recording.
+        window: Encoder frames a window.
+        probes: Full pull-backs besides.
+    """
+    n_encoder = int(np.ceil(n_frames / 4))
+    return n_labels * min(window, n_encoder) / max(n_encoder, 1) + probes < n_labels
