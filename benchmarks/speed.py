@@ -34,7 +34,7 @@ from accuracy import Recording, from_manifest
 from flax import nnx
 
 from gradalign import audio, bundle
-from gradalign.aligner import _ctc_log_probs, _pad, _saliency, _windowed, align, place
+from gradalign.aligner import _pad, _saliency, _windowed, align, place
 from gradalign.alignment import Interval, Tier
 from gradalign.cache import prepare_jax
 from gradalign.errors import GradalignError
@@ -273,7 +273,7 @@ def rtf_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
     rows: list[Row] = []
     found: dict[str, Any] = {}
     for method, bar in bars.items():
-        for round_ in range(2):
+        for _ in range(2):  # the first round compiles
             started, spoken = time.perf_counter(), 0.0
             for recording in chosen:
                 try:

@@ -17,11 +17,11 @@ from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
 from gradalign.bundle import Bundle
 from gradalign.clock import part
-from gradalign.compressed import UNSURE, windowed_saliency, worthwhile
+from gradalign.compressed import UNSURE, exact_saliency, windowed_saliency, worthwhile
 from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.features import log_mel_padded
-from gradalign.gradients import Reduction, split_saliency
+from gradalign.gradients import Reduction
 from gradalign.io._files import read_text
 from gradalign.lattice import Topology, check_feasible, spans, viterbi
 from gradalign.nn.aed import FEATURES_LEAF
@@ -35,8 +35,6 @@ FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 384
 LABEL_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
 QUIET = 0.1
 """Recordings whose largest sample is below this are amplified."""
-CHUNK_BYTES = 1 << 30
-"""Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
 
 
 def align(
@@ -255,17 +253,7 @@ def _evidence(bundle, features, transcript, method, depth, reduce, exact):
 @partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
 def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int, reduce: Reduction):
     network = nnx.merge(graph, state)
-    leaf = network.to_depth(features, depth, n_frames)
-    last = network.config.encoder_layers
-    n_encoder = -(-features.shape[0] // network.config.subsampling)
-    return split_saliency(
-        lambda x: network.encode(x, n_frames, depth=depth)[0],
-        lambda encoded: network.label_log_probs(encoded, labels, n_frames, depth=last),
-        leaf,
-        reduce=reduce,
-        budget_bytes=CHUNK_BYTES,
-        label_bytes=4 * 8 * network.config.heads * n_encoder**2,
-    )
+    return exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
 
 
 @partial(jax.jit, static_argnames=("graph", "depth", "reduce"))

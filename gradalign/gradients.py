@@ -46,54 +46,7 @@ def saliency(
         raise ValueError(f"score must return one number a label, shape [labels], got shape {log_probs.shape}")
     if log_probs.shape[0] == 0:
         return jnp.zeros((0, features.shape[0]), features.dtype)
-    return pulled_back(pull_back, log_probs, lambda gradient: _reduce(gradient, features, reduce), chunk=chunk)
-
-
-def split_saliency(
-    encode: Callable[[Float[Array, "frames dim"]], Float[Array, "encoder_frames encoder_dim"]],
-    decode: Callable[[Float[Array, "encoder_frames encoder_dim"]], Float[Array, " labels"]],
-    features: Float[Array, "frames dim"],
-    *,
-    reduce: Reduction = "l2",
-    budget_bytes: int = 1 << 30,
-    label_bytes: int | None = None,
-) -> Float[Array, "labels frames"]:
-    """`saliency` of ``decode(encode(x))``, with as many labels at a time as a memory budget allows.
-
-    Each chunk of labels is pulled back to the encoder's output and from there to the features, so that no array of
-    all labels, frames and dimensions exists at either place; both halves share what their forward pass kept. Pull-
-    backs are by the inputs only: no gradient of a parameter is computed.
-
-    Args:
-        encode: Maps features, or a deeper leaf, to encoder frames.
-        decode: Maps encoder frames to one log-probability a label.
-        features: As in `saliency`.
-        reduce: As in `saliency`.
-        budget_bytes: Memory that the pull-back may take at a time.
-        label_bytes: Memory that it takes for one label, > 0; by default that of eight arrays like the features. In
-            a network with attention the maps count, each with its heads and both axes.
-
-    Returns:
-        As `saliency`, to rounding.
-
-    Raises:
-        ValueError: If an argument is out of range or ``decode`` does not return one number a label.
-    """
-    label_bytes = 8 * features.nbytes if label_bytes is None else label_bytes
-    chunk = max(1, min(32, budget_bytes // label_bytes))
-    _check(features, reduce, chunk)
-    encoded, pull_encoder = jax.vjp(encode, features)
-    log_probs, pull_decoder = jax.vjp(decode, encoded)
-    if log_probs.ndim != 1:
-        raise ValueError(f"decode must return one number a label, shape [labels], got shape {log_probs.shape}")
-    if log_probs.shape[0] == 0:
-        return jnp.zeros((0, features.shape[0]), features.dtype)
-    return pulled_back(
-        lambda cotangent: pull_encoder(*pull_decoder(cotangent)),
-        log_probs,
-        lambda gradient: _reduce(gradient, features, reduce),
-        chunk=chunk,
-    )
+    return pulled_back(pull_back, log_probs, lambda gradient: reduced(gradient, features, reduce), chunk=chunk)
 
 
 def pulled_back(
@@ -149,9 +102,16 @@ def _check(features: Array, reduce: str, chunk: int) -> None:
         raise ValueError("; ".join(problems))
 
 
-def _reduce(
+def reduced(
     gradient: Float[Array, "frames dim"], features: Float[Array, "frames dim"], reduce: Reduction
 ) -> Float[Array, " frames"]:
+    """A gradient as one number a frame; see `saliency`.
+
+    Args:
+        gradient: With respect to the features.
+        features: What it was taken at.
+        reduce: Which number.
+    """
     if reduce == "l1":
         return jnp.abs(gradient).sum(axis=1)
     if reduce == "grad_x_input":

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradalign.compressed import coarse_alignment, windowed_saliency, worthwhile
+from gradalign.compressed import coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.gradients import saliency
 from gradalign.nn.windowed import decoder_cotangents, encoder_cotangents, teacher_forced
 
@@ -38,6 +38,24 @@ def test_windows_as_long_as_the_utterance_are_exact(tiny_bundle, utterance, exac
     scale = exact[:N_LABELS].max()
     np.testing.assert_allclose(found.saliency[:N_LABELS], exact[:N_LABELS], atol=1e-5 * scale)
     assert float(found.missed) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("reduce", "depth", "budget"), [("l2", -1, 1 << 28), ("l1", 0, 1), ("grad_x_input", -1, 60_000)]
+)
+def test_the_exact_way_is_the_plain_one_whatever_the_budget(tiny_bundle, utterance, reduce, depth, budget):
+    features, labels = utterance
+    network = tiny_bundle.network
+    leaf = network.to_depth(features, depth, N_FRAMES)
+
+    def plain(x):
+        return saliency(lambda y: network.label_log_probs(y, labels, N_FRAMES, depth=depth), x, reduce=reduce)
+
+    expected = np.asarray(jax.jit(plain)(leaf))[:N_LABELS]
+    found = jax.jit(
+        lambda x: exact_saliency(network, x, labels, N_FRAMES, depth=depth, reduce=reduce, budget_bytes=budget)
+    )(features)
+    np.testing.assert_allclose(found[:N_LABELS], expected, atol=1e-5 * expected.max())
 
 
 def test_deeper_leaves_are_exact_too(tiny_bundle, utterance):

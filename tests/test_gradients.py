@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from gradalign.gradients import saliency, split_saliency
+from gradalign.gradients import saliency
 
 N_FRAMES, DIM, N_LABELS = 6, 4, 5
 
@@ -122,28 +122,3 @@ def test_bad_arguments_are_reported_together(score, features, monkeypatch):
 def test_a_score_that_is_not_one_number_a_label_is_refused(features):
     with pytest.raises(ValueError, match=r"one number a label, shape \[labels\], got shape \(6, 4\)"):
         saliency(lambda x: x, features)
-
-
-@pytest.mark.parametrize("reduce", ["l2", "l1", "grad_x_input"])
-@pytest.mark.parametrize("labels_at_a_time", [1, 2, 32])
-def test_the_split_way_is_the_plain_one_whatever_the_budget(rng, features, reduce, labels_at_a_time):
-    mix = jnp.asarray(rng.normal(size=(N_LABELS, N_FRAMES)), jnp.float32)
-    classify = jnp.asarray(rng.normal(size=(DIM, 7)), jnp.float32)
-
-    def encode(x):
-        return jnp.tanh(jnp.sin(x) @ classify)
-
-    def decode(encoded):
-        return jax.nn.log_softmax(mix @ encoded)[:, 2]
-
-    found = split_saliency(
-        encode, decode, features, reduce=reduce, budget_bytes=100 * labels_at_a_time, label_bytes=100
-    )
-    exact = jacobian_saliency(lambda x: decode(encode(x)), features, reduce)
-    np.testing.assert_allclose(found, exact, atol=1e-5)
-
-
-def test_the_split_way_wants_one_number_a_label(features):
-    with pytest.raises(ValueError, match=r"one number a label, shape \[labels\], got shape \(6, 4\)"):
-        split_saliency(lambda x: x, lambda encoded: encoded, features)
-    assert split_saliency(lambda x: x, lambda encoded: encoded[:0, 0], features).shape == (0, N_FRAMES)

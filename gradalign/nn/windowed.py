@@ -7,6 +7,7 @@ nothing is, and the result is that of `jax.vjp` (tests/test_windowed.py). Writte
 `jax.vjp` keeps cannot be cut into windows. Which windows are right is not decided here (`gradalign.compressed`).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -215,7 +216,7 @@ def encoder_cotangents(
     network: AED,
     kept: Pass,
     cotangents: Float[Array, "labels window dim"],
-    starts: Int[Array, " labels"],
+    starts: Int[Array, " labels"] | None,
     *,
     depth: int = FEATURES_LEAF,
 ) -> Float[Array, "labels leaf_window leaf_dim"]:
@@ -225,7 +226,8 @@ def encoder_cotangents(
         network: The network.
         kept: Its pass.
         cotangents: What `decoder_cotangents` gave, or any combination of it.
-        starts: First encoder frame of each window.
+        starts: First encoder frame of each window; None for windows that are the whole utterance, which are then
+            exact, and share all that was kept.
         depth: The leaf: features (-1), stem output (0), or output of block ``depth``. The backward stops there.
 
     Returns:
@@ -233,22 +235,32 @@ def encoder_cotangents(
         frame ``4 start - 3``, which may lie before the recording; what is there is zero.
     """
     window = cotangents.shape[1]
-    rows = starts[:, None] + jnp.arange(window)[None, :]
+    first = jnp.zeros(1, jnp.int32) if starts is None else starts
+    rows = first[:, None] + jnp.arange(window)[None, :]
     graph, state = nnx.split(network.encoder.blocks)
     state, blocks, weights = jax.tree.map(lambda leaf: leaf[max(depth, 0) :], (state, kept.blocks, kept.block_weights))
 
+    def apply(pull: Callable[[Array], Array], g: Array) -> Array:
+        # One label at a time, batched by vmap: what is kept has one entry for all of them.
+        return pull(g) if starts is not None else jax.vmap(lambda one: pull(one[None])[0])(g)
+
     def block(g: Array, inputs: tuple[Any, BlockKept, Array]) -> tuple[Array, None]:
         parameters, block_kept, block_weights = inputs
-        here = jax.vmap(lambda start: _square(block_weights, start, window))(starts)
-        return _pull_block(nnx.merge(graph, parameters), _take(block_kept, rows), here, g), None
+        module = nnx.merge(graph, parameters)
+        if starts is None:
+            block_kept, here = jax.tree.map(lambda leaf: leaf[None], (block_kept, block_weights))
+        else:
+            block_kept = _take(block_kept, rows)
+            here = jax.vmap(lambda start: _square(block_weights, start, window))(starts)
+        return apply(lambda one: _pull_block(module, block_kept, here, one), g), None
 
     g = cotangents
     if depth < network.config.encoder_layers:
         g, _ = jax.lax.scan(block, g, (state, blocks, weights), reverse=True)
     if depth != FEATURES_LEAF:
         return g
-    g = _pull_stem(network.encoder.stem, kept.stem, g, starts)
-    real = jnp.pad(kept.real, (3, 0))[4 * starts[:, None] + jnp.arange(g.shape[1])[None, :]]
+    g = apply(lambda one: _pull_stem(network.encoder.stem, kept.stem, one, first), g)
+    real = jnp.pad(kept.real, (3, 0))[4 * first[:, None] + jnp.arange(g.shape[1])[None, :]]
     return jnp.where(real[..., None], g, 0.0)
 
 
