@@ -34,6 +34,7 @@ from accuracy import Recording, from_manifest
 from flax import nnx
 
 from gradalign import audio, bundle
+from gradalign._types import Method
 from gradalign.aligner import _pad, _saliency, _windowed, align, place
 from gradalign.alignment import Interval, Tier
 from gradalign.cache import prepare_jax
@@ -269,7 +270,7 @@ def rtf_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
     """Real-time factor of files to alignments in one process, after every shape was met once."""
     step = max(len(recordings) // limit, 1)
     chosen = recordings[::step][:limit]
-    bars = {"gradient": 0.10, "ctc": 0.03}
+    bars: dict[Method, float] = {"gradient": 0.10, "ctc": 0.03}
     rows: list[Row] = []
     found: dict[str, Any] = {}
     for method, bar in bars.items():

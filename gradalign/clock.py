@@ -80,11 +80,11 @@ def part(name: Part) -> Iterator[None]:
             _running._parts.append((name, start, time.perf_counter()))
 
 
-def _heard(event: str, duration: float, **_: object) -> None:
+def _heard(event: str, duration_secs: float, **_: str | int) -> None:
     """JAX tells how long tracing, lowering, compiling or reading a compiled program took."""
     if _running is not None and event.startswith(("/jax/core/compile/", "/jax/compilation_cache/")):
         now = time.perf_counter()
-        _running._compiling.append((now - duration, now))
+        _running._compiling.append((now - duration_secs, now))
 
 
 def _union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ nothing is, and the result is that of `jax.vjp` (tests/test_windowed.py). Writte
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,7 @@ def teacher_forced(
     graph, state = nnx.split(network.encoder.blocks)
 
     def block(x: Array, parameters: Any) -> tuple[Array, tuple[BlockKept, Array]]:
-        x, kept, weights = _block(nnx.merge(graph, parameters), x, valid)
+        x, kept, weights = _block(cast(ConformerBlock, nnx.merge(graph, parameters)), x, valid)
         return x, (kept, weights)
 
     encoded, (blocks, block_weights) = jax.lax.scan(block, x, state)
@@ -154,7 +154,7 @@ def teacher_forced(
     layer_graph, layer_state = nnx.split(decoder.layers)
 
     def layer(y: Array, parameters: Any) -> tuple[Array, DecoderLayerKept]:
-        return _decoder_layer(nnx.merge(layer_graph, parameters), y, memory, causal, valid)
+        return _decoder_layer(cast(DecoderLayer, nnx.merge(layer_graph, parameters)), y, memory, causal, valid)
 
     y, layers = jax.lax.scan(layer, y, layer_state)
     y, norm = _norm(decoder.norm, y)
@@ -204,7 +204,7 @@ def decoder_cotangents(
     def layer(carry: tuple[Array, Array], inputs: tuple[Any, DecoderLayerKept]) -> tuple[tuple[Array, Array], None]:
         g, gathered = carry
         parameters, layer_kept = inputs
-        module = nnx.merge(graph, parameters)
+        module = cast(DecoderLayer, nnx.merge(graph, parameters))
         g, by_memory = _pull_decoder_layer(module, layer_kept, g, rows, there, frames)
         return (g, gathered + by_memory), None
 
@@ -246,7 +246,7 @@ def encoder_cotangents(
 
     def block(g: Array, inputs: tuple[Any, BlockKept, Array]) -> tuple[Array, None]:
         parameters, block_kept, block_weights = inputs
-        module = nnx.merge(graph, parameters)
+        module = cast(ConformerBlock, nnx.merge(graph, parameters))
         if starts is None:
             block_kept, here = jax.tree.map(lambda leaf: leaf[None], (block_kept, block_weights))
         else:
