@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gradalign.clock import Clock, _union, part
+from gradalign.clock import Clock, _heard, _union, part
 
 
 def test_parts_and_compiling_add_up_to_the_total():
@@ -33,3 +33,9 @@ def test_without_a_clock_nothing_is_counted():
 
 def test_what_overlaps_counts_once():
     assert _union([(5.0, 6.0), (1.0, 3.0), (2.0, 2.5), (2.9, 4.0)]) == [(1.0, 4.0), (5.0, 6.0)]
+
+
+def test_time_that_the_cache_saved_is_not_time_spent():
+    clock = Clock().start()
+    _heard("/jax/compilation_cache/compile_time_saved_sec", 100.0)
+    assert clock.stop().seconds()["compile"] == 0
