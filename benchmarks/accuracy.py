@@ -24,14 +24,15 @@ import numpy as np
 
 from gradalign import audio, io
 from gradalign._types import Method
-from gradalign.aligner import align, place_calibrated, prepared, pronounced, read_signals
+from gradalign.aligner import align, prepared, pronounced
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, load
-from gradalign.calibrate import picked
 from gradalign.errors import AlignmentError, GradalignError
 from gradalign.features import log_mel_padded
 from gradalign.metrics import Comparison, compare
-from gradalign.signals import Signals, signal_names
+from gradalign.placement import place_calibrated
+from gradalign.readout import AllSignals, picked, read_all
+from gradalign.signals import signal_names
 from gradalign.transcript import Transcript
 
 HERE = Path(__file__).parent
@@ -180,7 +181,7 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
     return {"pooled": pooled, "failures": failures}
 
 
-def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, Signals, float] | None:
+def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, AllSignals, float] | None:
     """All signals of a recording, computed once for all calibrated methods; None if `align` must say what is wrong."""
     try:
         transcript = Transcript.from_text(recording.text)
@@ -189,14 +190,14 @@ def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, Signals, fl
         if len(features) < len(transcript.labels):
             return None
         transcript = pronounced(bundle, transcript, features)
-        seen = read_signals(bundle, features, transcript.labels)
+        seen = read_all(bundle, features, transcript.labels)
         return transcript, seen, len(waveform) / bundle.features.sample_rate
     except GradalignError:
         return None
 
 
 def _calibrated(
-    recording: Recording, bundle: Bundle, method: str, seen: tuple[Transcript, Signals, float]
+    recording: Recording, bundle: Bundle, method: str, seen: tuple[Transcript, AllSignals, float]
 ) -> Alignment:
     """What `align` gives by a calibrated method."""
     transcript, signals, duration = seen

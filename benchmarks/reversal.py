@@ -28,7 +28,6 @@ import numpy as np
 from flax import nnx
 from reversal_task import Example, Task, batch, example
 
-from gradalign.aligner import gradient_saliency, leaf_depth, place
 from gradalign.bundle import Bundle, save
 from gradalign.error_rate import PhoneErrors, edit_distance
 from gradalign.errors import AlignmentError
@@ -39,6 +38,8 @@ from gradalign.lattice import Topology
 from gradalign.metrics import Comparison, compare
 from gradalign.nn.aed import AED, FEATURES_LEAF
 from gradalign.nn.config import AEDConfig
+from gradalign.placement import place
+from gradalign.readout import gradient_saliency, leaf_depth
 from gradalign.training.checkpoint import TrainState
 from gradalign.training.config import AugmentConfig, LossConfig, OptimizerConfig, RemedyConfig, TrainConfig
 from gradalign.training.loop import settings_of, shares_at, update

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradalign import evidence, io, lattice, metrics, plot
-    from gradalign.aligner import align, gradient_saliency, place
+    from gradalign.aligner import align
     from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
     from gradalign.bundle import Bundle, load, save
     from gradalign.errors import AlignmentError, FormatError, GradalignError
     from gradalign.gradients import saliency
     from gradalign.lexicon import Lexicon
     from gradalign.metrics import Comparison, compare
+    from gradalign.placement import place
+    from gradalign.readout import gradient_saliency
     from gradalign.timing import FrameGrid
     from gradalign.transcript import Transcript
 
@@ -71,9 +73,9 @@ _HOME = {
     "TranscriptWord": "alignment",
     "align": "aligner",
     "compare": "metrics",
-    "gradient_saliency": "aligner",
+    "gradient_saliency": "readout",
     "load": "bundle",
-    "place": "aligner",
+    "place": "placement",
     "saliency": "gradients",
     "save": "bundle",
 }

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from scipy import optimize
 
 from gradalign import audio, confidence
-from gradalign.aligner import place_calibrated, read_signals
 from gradalign.alignment import Interval
 from gradalign.bundle import Bundle
 from gradalign.calibration import Calibration, Example, Weights, classes_of, initial, loss, true_path
@@ -22,7 +21,9 @@ from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology
 from gradalign.manifest import Utterance
-from gradalign.signals import CUES, Signals, family, signal_names
+from gradalign.placement import place_calibrated
+from gradalign.readout import AllSignals, picked, read_all
+from gradalign.signals import Signals, family, signal_names
 from gradalign.synth.augment import noise
 from gradalign.transcript import Transcript
 
@@ -70,8 +71,9 @@ def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
 def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_rate: int) -> TimedUtterance:
     """Synthetic speech with what it lacks: pauses of any length, and the noise that every recording of people has.
 
-    Up to a second is put before and after it, in one of two between two of its words as well; then pink or white noise
-    lies under all of it, 8 to 40 dB below the speech. All times stay exact.
+    Up to a second is put before and after it, in one of two between two of its words as well. One pause of three holds
+    a sound that is no speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe, laugh and
+    knock. Then pink or white noise lies under all of it, 8 to 40 dB below the speech. All times stay exact.
 
     Args:
         utterance: Speech that is not all zero.
@@ -83,7 +85,8 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
     at = float(rng.choice(cuts)) if cuts and rng.random() < 0.5 else utterance.words[0].start
     samples = np.asarray(utterance.samples, np.float32)
     parts = np.split(samples, [round(at * sample_rate)])
-    gaps = [np.zeros(round(gap * sample_rate), np.float32) for gap in (first, inner, last)]
+    loudness = float(np.sqrt(np.square(samples).mean()))
+    gaps = [_pause(round(gap * sample_rate), loudness, rng) for gap in (first, inner, last)]
     longer = np.concatenate([gaps[0], parts[0], gaps[1], parts[1], gaps[2]])
     kind = ("pink", "white")[int(rng.integers(2))]
     noisy = noise(longer, float(rng.uniform(8.0, 40.0)), kind, rng)
@@ -97,6 +100,20 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
         )
 
     return TimedUtterance(noisy, utterance.text, moved(utterance.phones), moved(utterance.words))
+
+
+def _pause(length: int, loudness: float, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
+    """Silence, in one of three with a burst of noise that swells and fades somewhere in it."""
+    pause = np.zeros(length, np.float32)
+    burst = round(length * rng.uniform(0.2, 1.0))
+    if rng.random() < 1 / 3 and burst > 1:
+        at = int(rng.integers(length - burst + 1))
+        made = rng.standard_normal(burst).astype(np.float32) * np.hanning(burst).astype(np.float32)
+        if rng.random() < 0.5:  # a dull one
+            made = np.cumsum(made) - np.linspace(0.0, made.sum(), burst)
+        wanted = loudness * 10 ** (rng.uniform(-20.0, 10.0) / 20)
+        pause[at : at + burst] = made * np.float32(wanted / max(float(np.sqrt(np.square(made).mean())), 1e-9))
+    return pause
 
 
 def calibrate(
@@ -161,7 +178,7 @@ def calibrate(
 class _Read(NamedTuple):
     """One utterance with all of its signals."""
 
-    seen: Signals
+    seen: AllSignals
     labels: tuple[str, ...]
     owners: tuple[int, ...]
     edges: Float[np.ndarray, "labels 2"]
@@ -173,10 +190,11 @@ def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
     features = _features(bundle, utterance)
     if len(labels) > len(features):
         raise AlignmentError(f"{len(labels)} labels in {len(features)} frames")
-    seen = read_signals(bundle, features, labels)
+    seen = read_all(bundle, features, labels)
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
     edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
-    return _Read(Signals(*(part.astype(np.float16) for part in seen)), labels, owners, edges)
+    half = AllSignals(*(Signals(*(np.asarray(part, np.float16) for part in signals)) for signals in seen))
+    return _Read(half, labels, owners, edges)
 
 
 def _owners(utterance: TimedUtterance) -> tuple[int, ...]:
@@ -197,17 +215,8 @@ def _features(bundle: Bundle, utterance: TimedUtterance) -> Float[np.ndarray, "f
     return log_mel_padded(utterance.samples.astype(np.float32), bundle.features)
 
 
-def picked(seen: Signals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
-    """Some of the signals in the order asked for; without the CTC head's, nothing is known of its blank either."""
-    cues = np.array(seen.cues, np.float32)
-    if "ctc" not in chosen:
-        cues[CUES.index("blank")] = 0.0
-    rows = [names.index(name) for name in chosen]
-    return Signals(np.asarray(seen.scores, np.float32)[rows], cues, np.asarray(seen.sure, np.float32))
-
-
 def _example(one: _Read, chosen: Sequence[str], names: Sequence[str]) -> Example:
-    n_frames = one.seen.scores.shape[2]
+    n_frames = one.seen.together.scores.shape[2]
     return Example(
         picked(one.seen, chosen, names),
         jnp.asarray(classes_of(one.labels)),
@@ -284,7 +293,7 @@ def _tried(
         features = _features(bundle, utterance)
         if len(transcript.labels) > len(features):
             return {}
-        seen = read_signals(bundle, features, transcript.labels)
+        seen = read_all(bundle, features, transcript.labels)
         duration = len(utterance.samples) / bundle.features.sample_rate
         found = {}
         for method, calibration in calibrations.items():

@@ -124,7 +124,7 @@ def scores(
         classes: Of each label, see `classes_of`.
         n_labels: Real labels.
     """
-    seen, cues, sure = (jnp.asarray(part) for part in signals)
+    seen, cues, sure = (jnp.asarray(part) for part in signals[:3])
     filtered = _filtered(seen, weights.taps)
     gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([jnp.ones((sure.shape[0], 1)), sure], axis=1) @ weights.gates.T)
     found = (gate.T[:, :, None] * filtered).sum(0)

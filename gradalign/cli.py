@@ -208,6 +208,7 @@ def _add_align(command: argparse.ArgumentParser) -> None:
     )
     _add_method(command)
     command.add_argument("--quiet", action="store_true", help="no progress and no report, only warnings and errors")
+    command.add_argument("--profile", action="store_true", help="say at the end where the time went")
 
 
 def _add_method(command: argparse.ArgumentParser) -> None:
@@ -227,6 +228,11 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         default="features",
         metavar="LAYER",
         help="where gradients are taken: features (default), stem, block-1, block-2, ..., encoder",
+    )
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="follow each label's gradient through the whole recording, not a window only: slower",
     )
     command.add_argument("--channel", type=int, metavar="N", help="channel to align, from 0 (default: mean of all)")
     command.add_argument("--overwrite", action="store_true", help="replace outputs that are there already")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradalign import output as outputs
 from gradalign.cache import prepare_jax
+from gradalign.clock import part
 from gradalign.errors import AlignmentError, FormatError, GradalignError
 from gradalign.output import Format
 from gradalign.terminal import note, progress, report_all, report_one, say
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from gradalign.alignment import Alignment
     from gradalign.bundle import Bundle
+    from gradalign.clock import Clock
     from gradalign.corpus import Outcome
     from gradalign.evaluation import FilePair
     from gradalign.inspection.health import Examined
@@ -42,8 +44,22 @@ _PROSE = (".txt", ".lab", ".text", ".md", ".json", ".ctm", ".textgrid", ".wav", 
 
 def align(args: argparse.Namespace) -> int:
     """Align one recording, or all of a folder."""
-    if os.path.isdir(args.audio):
-        return _align_folder(args)
+    clock = _clock() if args.profile else None
+    status = _align_folder(args) if os.path.isdir(args.audio) else _align_file(args)
+    if clock is not None:
+        print(clock.stop(), file=sys.stderr)
+    return status
+
+
+def _clock() -> "Clock":
+    """A running clock; JAX is imported before, or the time that takes would count as compiling's."""
+    prepare_jax()
+    from gradalign.clock import Clock
+
+    return Clock().start()
+
+
+def _align_file(args: argparse.Namespace) -> int:
     audio = _recording(args)
     transcript = _transcript(args, audio)
     format = _format(args)
@@ -694,14 +710,15 @@ def _bundle(args: argparse.Namespace) -> "Bundle":
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
     from gradalign import calibration
-    from gradalign.aligner import leaf_depth
     from gradalign.bundle import load
+    from gradalign.readout import leaf_depth
 
     try:
-        bundle = load(args.model)
-        if args.calibration is not None:
-            found, about = calibration.load(args.calibration)
-            bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
+        with part("model"):
+            bundle = load(args.model)
+            if args.calibration is not None:
+                found, about = calibration.load(args.calibration)
+                bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
         leaf_depth(args.leaf, bundle.network.config.encoder_layers)
     except ValueError as error:
         args.parser.error(str(error))
@@ -726,6 +743,7 @@ def _align_one(
             channel=args.channel,
             leaf=args.leaf,
             keep_evidence=not in_folder,
+            exact=args.exact,
         )
     finally:
         if not in_folder:

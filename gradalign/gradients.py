@@ -46,7 +46,7 @@ def saliency(
         raise ValueError(f"score must return one number a label, shape [labels], got shape {log_probs.shape}")
     if log_probs.shape[0] == 0:
         return jnp.zeros((0, features.shape[0]), features.dtype)
-    return pulled_back(pull_back, log_probs, lambda gradient: _reduce(gradient, features, reduce), chunk=chunk)
+    return pulled_back(pull_back, log_probs, lambda gradient: reduced(gradient, features, reduce), chunk=chunk)
 
 
 def pulled_back(
@@ -102,9 +102,16 @@ def _check(features: Array, reduce: str, chunk: int) -> None:
         raise ValueError("; ".join(problems))
 
 
-def _reduce(
+def reduced(
     gradient: Float[Array, "frames dim"], features: Float[Array, "frames dim"], reduce: Reduction
 ) -> Float[Array, " frames"]:
+    """A gradient as one number a frame; see `saliency`.
+
+    Args:
+        gradient: With respect to the features.
+        features: What it was taken at.
+        reduce: Which number.
+    """
     if reduce == "l1":
         return jnp.abs(gradient).sum(axis=1)
     if reduce == "grad_x_input":

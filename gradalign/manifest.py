@@ -65,6 +65,7 @@ class Utterance:
         start: Where it begins in the recording, in seconds, >= 0.
         phones: Exact or reference times of the phones in seconds from ``start``, or None.
         words: The same of the words.
+        heard: The phones without times, where a recogniser heard them and the text is not known; else None.
 
     Raises:
         ValueError: If the duration or the start is negative or not finite.
@@ -79,6 +80,7 @@ class Utterance:
     start: Seconds = 0.0
     phones: tuple[Interval, ...] | None = None
     words: tuple[Interval, ...] | None = None
+    heard: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("duration", self.duration), ("start", self.start)):
@@ -347,6 +349,7 @@ def _from_json(line: str, manifest: Path) -> Utterance:
         start=_seconds(row, "offset") or 0.0,
         phones=_intervals(row, "phones"),
         words=_intervals(row, "words"),
+        heard=_labels(row, "heard"),
     )
 
 
@@ -365,6 +368,8 @@ def _to_json(utterance: Utterance, manifest: Path) -> dict[str, Any]:
     for key, intervals in (("phones", utterance.phones), ("words", utterance.words)):
         if intervals is not None:
             row[key] = [[i.start, i.end, i.label] for i in intervals]
+    if utterance.heard is not None:
+        row["heard"] = list(utterance.heard)
     return row
 
 
@@ -409,6 +414,15 @@ def _intervals(row: dict[str, Any], key: str) -> tuple[Interval, ...] | None:
             case _:
                 raise ValueError(f"{key}[{n}] is {_short(entry)}, expected [start, end, label]")
     return tuple(found)
+
+
+def _labels(row: dict[str, Any], key: str) -> tuple[str, ...] | None:
+    labels = row.get(key)
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{key} is {_short(labels)}, expected a list of phones")
+    return tuple(labels)
 
 
 def _is_number(value: object) -> bool:
@@ -554,11 +568,12 @@ def _label_problems(
     utterance: Utterance, pronounce: _Pronounce, labels: Collection[str], guessed: Counter[str]
 ) -> tuple[int, _Problems]:
     """How many phones there are to say, and what is wrong with the text or with the phones given."""
-    if not utterance.text.strip():
+    given = utterance.heard if utterance.phones is None else tuple(phone.label for phone in utterance.phones)
+    if not utterance.text.strip() and not utterance.heard:
         return 0, [("no text", "")]
-    if utterance.phones is not None:
-        unknown = dict.fromkeys(p.label for p in utterance.phones if p.label not in labels)
-        return len(utterance.phones), [("unknown phones", _some(list(unknown)))] if unknown else []
+    if given is not None:
+        unknown = dict.fromkeys(label for label in given if label not in labels)
+        return len(given), [("unknown phones", _some(list(unknown)))] if unknown else []
     words = words_of(utterance.text)
     if not words:
         return 0, [("no text", f"only symbols: {_short(utterance.text)}")]

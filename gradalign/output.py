@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gradalign.clock import part
 from gradalign.errors import FormatError
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def writer(format: Format, tier: str | None, *, overwrite: bool) -> "Callable[[A
         from gradalign import io
 
         tiers = None if tier in (None, "both") else (tier,)
-        io.write(alignment, path, format=format, overwrite=overwrite, tiers=tiers)
+        with part("write"):
+            io.write(alignment, path, format=format, overwrite=overwrite, tiers=tiers)
 
     return write
 

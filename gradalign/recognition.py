@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gradalign import audio as audio_files
-from gradalign.aligner import FRAME_BUCKETS, QUIET
+from gradalign.aligner import QUIET
+from gradalign.buckets import FRAME_BUCKETS
 from gradalign.bundle import Bundle
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from gradalign.compressed import windowed_saliency
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
 from gradalign.gradients import norm, pulled_back
-from gradalign.nn.aed import AED, Leaves
+from gradalign.nn.aed import AED, FEATURES_LEAF, Leaves
 from gradalign.nn.config import AEDConfig
+from gradalign.nn.windowed import teacher_forced
 
 BANDS = 4
 """Parts of the mel axis whose gradients and energies are told apart."""
@@ -23,8 +25,15 @@ BANDS = 4
 LEAST = -12.0
 """Log-probabilities below this count as this: how sure the model is of something else says nothing about here."""
 
-CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "blank")
-"""Cues of a frame: log energy of all bands and of each part, spectral change, and the CTC head's blank."""
+CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "level", "blank", "blank-around")
+"""Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
+and the loud parts of the recording, and the CTC head's blank, there and at its least within `AROUND` frames."""
+
+OF_CTC = ("blank", "blank-around")
+"""Cues that are read off the CTC head."""
+
+AROUND = 20
+"""Frames to either side: in speech the CTC head hears a label at least that often, in noise between words none."""
 
 QUIETEST = -7.0
 """Energies (natural logs) this far below the loud parts count as this, about 30 dB: the digital silence of synthetic
@@ -43,11 +52,13 @@ class Signals(NamedTuple):
         cues: Numbers about each frame, in the order of `CUES`; 0 on padded frames. Energies are relative to the loud
             parts of the recording, so that a louder or longer one has the same.
         sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.
+        missed: What windows miss of the gradients, see `gradalign.compressed.Compressed`; 0 without windows.
     """
 
     scores: Float[Array | np.ndarray, "signals labels frames"]
     cues: Float[Array | np.ndarray, "cues frames"]
     sure: Float[Array | np.ndarray, "labels 2"]
+    missed: Float[Array | np.ndarray, ""] | float = 0.0
 
 
 def signal_names(config: AEDConfig, families: Collection[str] = FAMILIES) -> tuple[str, ...]:
@@ -73,9 +84,9 @@ def signals(
     n_frames: Int[Array, ""] | int | None = None,
     *,
     families: Collection[str] = FAMILIES,
-    chunk: int = 32,
+    chunk: int | None = 32,
 ) -> Signals:
-    """The signals of one utterance, by one forward pass and (for gradients) one pull-back a label.
+    """The signals of one utterance, by one forward pass and (for gradients) one pull-back a label, or windows of them.
 
     Gradients are log norms over the leaf's axis (of features also over each part of the mel axis), normalised over
     time as in `gradalign.evidence.log_saliency`; attention and CTC are logs. Encoder frames are interpolated to
@@ -84,11 +95,11 @@ def signals(
     Args:
         network: The attention encoder-decoder.
         features: Log-mel frames, may be padded.
-        labels: Ids of the transcript; past its end they may be anything.
+        labels: Ids of the transcript; 0 past its end.
         n_frames: Real frames.
         families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
-            is 0.
-        chunk: Labels differentiated together.
+            is 0. Windows are around the places where the CTC head hears the labels, whatever the families.
+        chunk: Labels differentiated together; None for gradients in windows, see `gradalign.compressed`.
 
     References:
         Schmitt et al. 2025, arXiv 2410.00680 (norms of gradients, and their normalisation); the rest is ours.
@@ -101,32 +112,62 @@ def signals(
     def to_fine(coarse: Float[Array, "labels encoder_frames"]) -> Float[Array, "labels frames"]:
         return upsample(coarse, subsampling, rows, n_coarse=n_encoder)
 
-    def score(nudges: Leaves):
-        return network.leaf_pass(nudges, features, labels, n_frames)
-
-    parts = []
-    if "gradient" in families:
-        log_probs, pull_back, seen = jax.vjp(score, network.zero_nudges(rows), has_aux=True)
-        fine, bands, stem, blocks = pulled_back(pull_back, log_probs, _sizes, chunk=chunk)
-        coarse = [stem, *(blocks[:, k] for k in range(blocks.shape[1]))]
-        parts.append(log_saliency(fine, n_frames=n_frames))
-        parts += [to_fine(log_saliency(size, n_frames=n_encoder)) for size in coarse]
-        parts += [log_saliency(bands[:, b], n_frames=n_frames) for b in range(BANDS)]
-    else:
-        log_probs, seen = score(network.zero_nudges(rows))
+    seen = _read(network, features, labels, n_frames, chunk if "gradient" in families else 0)
+    parts = [log_saliency(size, n_frames=n_frames) for size in seen.fine]
+    # After the features come the deeper leaves, and then the bands of the features.
+    parts[1:1] = [to_fine(log_saliency(size, n_frames=n_encoder)) for size in seen.coarse]
     if "attention" in families:
-        parts += [to_fine(attention_scores(heads.mean(0), n_frames=n_encoder)) for heads in seen.cross_attention]
+        parts += [to_fine(attention_scores(heads.mean(0), n_frames=n_encoder)) for heads in seen.attention]
     parts = [_centred(part, real) for part in parts]
-    blank = jnp.zeros(rows)
+    blanks = jnp.zeros((len(OF_CTC), rows))
     if "ctc" in families:
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
         parts.append(to_fine(jnp.maximum(heard, LEAST)))
-        blank = to_fine(jnp.maximum(silent, LEAST)[None])[0]
+        blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
+        blanks = jnp.stack([blank, _least_around(blank)])
     entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
+    said = jnp.take_along_axis(seen.log_probs, labels[:, None], axis=1)[:, 0]
     return Signals(
         jnp.where(real, jnp.stack(parts), 0.0),
-        _cues(features, blank, real),
-        jnp.stack([jnp.maximum(log_probs, LEAST), -entropy], axis=1),
+        _cues(features, blanks, real),
+        jnp.stack([jnp.maximum(said, LEAST), -entropy], axis=1),
+        seen.missed,
+    )
+
+
+class _Seen(NamedTuple):
+    """What one teacher-forced pass shows: sizes of gradients at the features and their bands, and at deeper leaves."""
+
+    fine: tuple[Float[Array, "labels frames"], ...]
+    coarse: tuple[Float[Array, "labels encoder_frames"], ...]
+    log_probs: Float[Array, "labels vocabulary"]
+    attention: Float[Array, "layers heads labels encoder_frames"]
+    ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
+    missed: Float[Array, ""] | float
+
+
+def _read(network: AED, features: Array, labels: Array, n_frames: Array | int, chunk: int | None) -> _Seen:
+    """Without gradients where ``chunk`` is 0, from windows where it is None."""
+    if chunk is None:
+        kept = teacher_forced(network, features, labels, n_frames)
+        depths = tuple(range(FEATURES_LEAF, network.config.encoder_layers + 1))
+        sizes, missed, _ = windowed_saliency(network, features, labels, n_frames, depths=depths, bands=BANDS, kept=kept)
+        fine, coarse = (sizes[0], *sizes[len(depths) :]), sizes[1 : len(depths)]
+        ctc = network.ctc_log_probs(kept.encoded)
+        return _Seen(fine, coarse, kept.all_log_probs, kept.layers.cross_weights, ctc, missed)
+
+    def score(nudges: Leaves):
+        return network.leaf_pass(nudges, features, labels, n_frames)
+
+    nudges = network.zero_nudges(features.shape[0])
+    if not chunk:
+        _, seen = score(nudges)
+        return _Seen((), (), seen.log_probs, seen.cross_attention, seen.ctc_log_probs, 0.0)
+    log_probs, pull_back, seen = jax.vjp(score, nudges, has_aux=True)
+    fine, bands, stem, blocks = pulled_back(pull_back, log_probs, _sizes, chunk=chunk)
+    coarse = (stem, *jnp.moveaxis(blocks, 1, 0))
+    return _Seen(
+        (fine, *jnp.moveaxis(bands, 1, 0)), coarse, seen.log_probs, seen.cross_attention, seen.ctc_log_probs, 0.0
     )
 
 
@@ -150,7 +191,7 @@ def chosen(
     n_frames: Int[Array, ""] | int | None = None,
     *,
     names: Collection[str],
-    chunk: int = 32,
+    chunk: int | None = 32,
 ) -> Signals:
     """`signals` with only some of them, in the order asked for; what none of them needs is not computed.
 
@@ -181,7 +222,7 @@ def _sizes(gradient: Leaves):
 
 
 def _cues(
-    features: Float[Array, "frames mels"], blank: Float[Array, " frames"], real: Bool[Array, " frames"]
+    features: Float[Array, "frames mels"], blanks: Float[Array, "blanks frames"], real: Bool[Array, " frames"]
 ) -> Float[Array, "cues frames"]:
     energy = jax.nn.logsumexp(features, axis=1) - np.float32(np.log(features.shape[1]))
     parts = [part.mean(1) for part in jnp.array_split(features, BANDS, axis=1)]
@@ -192,7 +233,15 @@ def _cues(
     before, after = features[jnp.maximum(at - 1, 0)], features[jnp.minimum(at + 1, last)]
     change = _centred(jnp.abs(after - before).mean(1), real)
     relative = jnp.maximum(levels - loud[:, None], QUIETEST)
-    return jnp.where(real, jnp.concatenate([relative, change[None], blank[None]]), 0.0)
+    # Where a recording is quiet, whatever noise there is: 0 there, 1 where it is loud.
+    quiet = percentile_of(energy, 5.0, real)
+    level = jnp.clip((energy - quiet) / jnp.maximum(loud[0] - quiet, 1.0), 0.0, 1.0)
+    return jnp.where(real, jnp.concatenate([relative, change[None], level[None], blanks]), 0.0)
+
+
+def _least_around(values: Float[Array, " frames"]) -> Float[Array, " frames"]:
+    """The least value within `AROUND` frames to either side; outside of the recording it is 0."""
+    return jax.lax.reduce_window(values, np.float32(0.0), jax.lax.min, (2 * AROUND + 1,), (1,), "SAME")
 
 
 def _centred(values: Float[Array, "*rows frames"], real: Bool[Array, " frames"]) -> Float[Array, "*rows frames"]:

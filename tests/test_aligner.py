@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gradalign import aligner
+from gradalign import buckets, readout
 from gradalign._types import Method
-from gradalign.aligner import align, gradient_saliency, leaf_depth, place
+from gradalign.aligner import align
 from gradalign.bundle import Bundle
 from gradalign.calibrate import METHODS
 from gradalign.calibration import Calibration, initial
@@ -24,6 +24,8 @@ from gradalign.lattice import Topology
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
+from gradalign.placement import place
+from gradalign.readout import gradient_saliency, leaf_depth
 from gradalign.signals import signal_names
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
@@ -164,6 +166,37 @@ def test_evidence_is_kept_only_on_request(bundle: Bundle, speech: np.ndarray):
     assert align(speech, "cat sat", model=bundle, keep_evidence=False).evidence is None
 
 
+def test_windows_that_miss_too_much_give_way_to_the_exact_gradients_and_say_so(
+    bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    exact = align(speech, "the cat sat", model=bundle, exact=True)
+    assert not caplog.records
+    monkeypatch.setattr(readout, "UNSURE", -1.0)
+    unsure = align(speech, "the cat sat", model=bundle)
+    assert "followed through the whole recording" in caplog.text
+    assert exact.evidence is not None
+    assert unsure.evidence is not None
+    np.testing.assert_array_equal(unsure.evidence.scores, exact.evidence.scores)
+    caplog.clear()
+    monkeypatch.setattr(readout, "UNSURE", np.inf)
+    windowed = align(speech, "the cat sat", model=bundle)
+    assert not caplog.records
+    assert windowed.evidence is not None
+    assert np.abs(windowed.evidence.scores - exact.evidence.scores).max() > 0
+
+
+def test_short_recordings_and_other_reductions_are_exact(
+    bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    def never(*args, **kwargs):
+        raise AssertionError("windows were asked for")
+
+    monkeypatch.setattr(readout, "_windowed_scores", never)
+    align(speech[:8000], "the cat sat", model=bundle)
+    align(speech, "the cat sat", model=bundle, reduce="l1")
+    align(speech, "a", model=bundle)
+
+
 @pytest.mark.parametrize("method", ["gradient", "ctc", "attention", "equal"])
 def test_too_little_audio_for_the_sentence_is_an_error(bundle: Bundle, speech: np.ndarray, method):
     with pytest.raises(AlignmentError, match=r"labels need at least \d+ frames.*, got \d+ frames"):
@@ -231,4 +264,4 @@ def test_parts_that_do_not_belong_together_are_refused(monkeypatch: pytest.Monke
 
 def test_buckets_hold_what_they_are_asked_to():
     for size in range(1, 20_000, 37):
-        assert aligner._bucket(size, aligner.FRAME_BUCKETS) >= size
+        assert buckets.bucket(size, buckets.FRAME_BUCKETS) >= size

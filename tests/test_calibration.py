@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gradalign import bundle as bundles
-from gradalign.aligner import align, place_calibrated
+from gradalign.aligner import align
 from gradalign.alignment import Interval
-from gradalign.calibrate import METHODS, TimedUtterance, among_people, calibrate, learn, picked
+from gradalign.calibrate import METHODS, TimedUtterance, among_people, calibrate, learn
 from gradalign.calibration import (
     CLASS_NAMES,
     TAPS,
@@ -27,7 +27,9 @@ from gradalign.calibration import (
 )
 from gradalign.errors import AlignmentError, FormatError
 from gradalign.lattice import Topology, viterbi
-from gradalign.signals import CUES, Signals, signal_names
+from gradalign.placement import place_calibrated
+from gradalign.readout import AllSignals, picked
+from gradalign.signals import CUES, OF_CTC, Signals, signal_names
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
@@ -214,11 +216,16 @@ def test_speech_without_times_of_words_is_refused(tiny_bundle):
 
 def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):
     names = signal_names(tiny_bundle.network.config)
-    seen = Signals(rng.normal(size=(len(names), 2, 5)), rng.normal(size=(len(CUES), 5)), rng.normal(size=(2, 2)))
-    part = picked(seen, ("attention-2", "gradient@stem"), names)
+    together, seen = (
+        Signals(rng.normal(size=(len(names), 2, 5)), rng.normal(size=(len(CUES), 5)), rng.normal(size=(2, 2)))
+        for _ in range(2)
+    )
+    whole = AllSignals(together, seen)
+    np.testing.assert_allclose(picked(whole, ("ctc",), names).cues, together.cues, rtol=1e-6)
+    part = picked(whole, ("attention-2", "gradient@stem"), names)
     np.testing.assert_allclose(part.scores[0], seen.scores[names.index("attention-2")], rtol=1e-6)
-    assert not part.cues[CUES.index("blank")].any()
-    assert part.cues[:-1] == pytest.approx(seen.cues[:-1])
+    assert not part.cues[[CUES.index(name) for name in OF_CTC]].any()
+    assert part.cues[:-2] == pytest.approx(seen.cues[:-2])
 
 
 @pytest.mark.parametrize(

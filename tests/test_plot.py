@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from gradalign.aligner import place
 from gradalign.alignment import Alignment
 from gradalign.io import json
+from gradalign.placement import place
 from gradalign.plot import plot
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript

@@ -1,13 +1,15 @@
 """Signals: each equals what the plain method sees, padding changes nothing, and one family needs no other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradalign.aligner import gradient_saliency, read_signals
 from gradalign.evidence import log_saliency, upsample
-from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, chosen, family, signal_names, signals
+from gradalign.readout import gradient_saliency, read_signals
+from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, OF_CTC, chosen, family, signal_names, signals
 
 LABELS = ("A", "B", "K", "A")
 N_FRAMES = 42
@@ -81,6 +83,19 @@ def test_ctc_attention_and_sureness(tiny_bundle, features, seen, names):
     np.testing.assert_allclose(seen.sure[:, 1], (np.exp(log_probs) * log_probs).sum(1), atol=1e-4)
 
 
+def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundle, features, seen, monkeypatch):
+    from gradalign import signals as module
+
+    whole = partial(module.windowed_saliency, window=11, history=len(LABELS))
+    monkeypatch.setattr(module, "windowed_saliency", whole)
+    ids = jnp.asarray(tiny_bundle.ids(LABELS))
+    found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, chunk=None))(jnp.asarray(features))
+    np.testing.assert_allclose(found.scores, seen.scores, atol=5e-3)
+    np.testing.assert_allclose(found.sure, seen.sure, atol=1e-4)
+    np.testing.assert_allclose(found.cues, seen.cues, atol=1e-4)
+    assert float(found.missed) < 1e-5
+
+
 def test_padding_changes_nothing(tiny_bundle, features):
     network, ids = tiny_bundle.network, jnp.asarray(tiny_bundle.ids(LABELS))
     plain = signals(network, jnp.asarray(features), ids)
@@ -97,11 +112,11 @@ def test_a_part_is_what_the_whole_holds(tiny_bundle, features, seen, names):
     network, ids = tiny_bundle.network, jnp.asarray(tiny_bundle.ids(LABELS))
     part = chosen(network, jnp.asarray(features), ids, names=wanted)
     np.testing.assert_allclose(part.scores, seen.scores[[names.index(name) for name in wanted]], atol=1e-3)
-    assert not np.asarray(part.cues[CUES.index("blank")]).any()  # nothing is taken from the CTC head
+    assert not np.asarray(part.cues)[[CUES.index(name) for name in OF_CTC]].any()  # nothing is taken from the CTC head
     with pytest.raises(ValueError, match=r"no signal gradient@block-9; it has gradient@features"):
         chosen(network, jnp.asarray(features), ids, names=("gradient@block-9",))
 
 
 def test_loudness_changes_no_cue(tiny_bundle, features):
     louder = read_signals(tiny_bundle, features + 3.0, LABELS)
-    np.testing.assert_allclose(louder.cues[:-1], read_signals(tiny_bundle, features, LABELS).cues[:-1], atol=1e-4)
+    np.testing.assert_allclose(louder.cues[:-2], read_signals(tiny_bundle, features, LABELS).cues[:-2], atol=1e-4)

@@ -12,19 +12,21 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign import audio as audio_files
-from gradalign.aligner import CHUNK_BYTES, FRAME_BUCKETS, LABEL_BUCKETS, QUIET
+from gradalign.aligner import QUIET
 from gradalign.analysis.attention import anti_diagonal_weight, diagonal_weight, first_frame_weight
 from gradalign.analysis.diagonality import diagonality, flip_index, label_flip_index
 from gradalign.analysis.direction import direction
 from gradalign.analysis.jacobian import diagonal_dominance, jacobian_norms
 from gradalign.analysis.norms import dominance
 from gradalign.analysis.verdict import TimeOrder, time_order
+from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS
 from gradalign.bundle import Bundle
 from gradalign.features import log_mel_padded
 from gradalign.gradients import norm, pulled_back
 from gradalign.nn.aed import AED, Leaves
 from gradalign.nn.encoder import ConformerBlock
 from gradalign.nn.layers import sinusoids
+from gradalign.readout import CHUNK_BYTES
 
 MODULES = ("feed-forward 1", "self-attention", "convolution", "feed-forward 2")
 """Modules of a block in order; each adds to the residual stream."""

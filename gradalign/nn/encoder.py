@@ -109,8 +109,11 @@ class ConformerBlock(nnx.Module):
         """What self-attention adds to the stream, and its map; ``learned`` as in `ConformerEncoder.run_blocks`."""
         normed = self.attention_norm(x)
         blend = None if learned is None else (jnp.eye(x.shape[0]), learned)
-        bias = self.diagonal_bias * jnp.eye(x.shape[0]) if self.diagonal_bias else None
-        return self.self_attention(normed, normed, valid[None, :], blend, bias)
+        return self.self_attention(normed, normed, valid[None, :], blend, self.held(x.shape[0]))
+
+    def held(self, n: int) -> Float[Array, "n n"] | None:
+        """What is added to the logits of ``n`` frames so that they hold on to themselves, if anything."""
+        return self.diagonal_bias * jnp.eye(n) if self.diagonal_bias else None
 
 
 class EncoderTrace(NamedTuple):

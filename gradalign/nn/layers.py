@@ -117,24 +117,47 @@ class Attention(nnx.Module):
             blend: Prescribed weights, and the share in [0, 1] of the learned ones that is left beside them.
             bias: Added to the logits of every head.
         """
-        query, key, value = (self._split(y) for y in (self.query(x), self.key(memory), self.value(memory)))
-        if self.position is None or self.content_bias is None or self.position_bias is None:
-            logits = jnp.einsum("qhd,khd->hqk", query, key)
-        else:
-            logits = jnp.einsum("qhd,khd->hqk", query + self.content_bias[...][None], key)
-            n = x.shape[0]
-            distances = sinusoids(jnp.arange(n - 1, -n, -1, dtype=jnp.float32), x.shape[1])
-            codes = self._split(self.position(distances.astype(x.dtype)))
-            by_distance = jnp.einsum("qhd,phd->hqp", query + self.position_bias[...][None], codes)
-            logits = logits + relative_shift(by_distance)
-        scaled = logits.astype(jnp.float32) / np.float32(np.sqrt(query.shape[-1]))
-        scaled = scaled if bias is None else scaled + bias[None]
-        weights = jax.nn.softmax(jnp.where(mask[None], scaled, MASKED), axis=-1)
+        query, key, value = self.projected(x, memory)
+        weights = self.weights(query, key, mask, bias)
         if blend is not None:
             prescribed, learned = blend
             weights = learned * weights + (1.0 - learned) * prescribed[None]
         attended = jnp.einsum("hqk,khd->qhd", weights.astype(value.dtype), value)
         return self.out(attended.reshape(x.shape)), weights
+
+    def projected(
+        self, x: Float[Array, "queries dim"], memory: Float[Array, "keys dim"]
+    ) -> tuple[
+        Float[Array, "queries heads head_dim"], Float[Array, "keys heads head_dim"], Float[Array, "keys heads head_dim"]
+    ]:
+        """Queries, keys and values of every head."""
+        return self._split(self.query(x)), self._split(self.key(memory)), self._split(self.value(memory))
+
+    def weights(
+        self,
+        query: Float[Array, "queries heads head_dim"],
+        key: Float[Array, "keys heads head_dim"],
+        mask: Bool[Array, "#queries keys"],
+        bias: Float[Array, "queries keys"] | None = None,
+    ) -> Float[Array, "heads queries keys"]:
+        """The attention map of what `projected` gives; a bias is added to the logits of every head."""
+        if self.content_bias is None or self.position_bias is None:
+            logits = jnp.einsum("qhd,khd->hqk", query, key)
+        else:
+            n = query.shape[0]
+            logits = jnp.einsum("qhd,khd->hqk", query + self.content_bias[...][None], key)
+            codes = self.codes(n).astype(query.dtype)
+            by_distance = jnp.einsum("qhd,phd->hqp", query + self.position_bias[...][None], codes)
+            logits = logits + relative_shift(by_distance)
+        scaled = logits.astype(jnp.float32) / np.float32(np.sqrt(query.shape[-1]))
+        scaled = scaled if bias is None else scaled + bias[None]
+        return jax.nn.softmax(jnp.where(mask[None], scaled, MASKED), axis=-1)
+
+    def codes(self, n: int) -> Float[Array, "distances heads head_dim"]:
+        """What a query is multiplied by at each distance query - key, from ``n - 1`` down to ``-(n - 1)``."""
+        assert self.position is not None, "asked for of relative attention only"
+        distances = sinusoids(jnp.arange(n - 1, -n, -1, dtype=jnp.float32), self.position.kernel.shape[0])
+        return self._split(self.position(distances.astype(self.position.kernel[...].dtype)))
 
     def _split(self, y: Float[Array, "n dim"]) -> Float[Array, "n heads head_dim"]:
         return y.reshape(y.shape[0], self.heads, -1)

@@ -1,0 +1,272 @@
+"""What a model tells about a recording: evidence of one kind, or all signals that a calibration weighs."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from gradalign.buckets import pad
+from gradalign.bundle import Bundle
+from gradalign.cache import spare_memory_maps
+from gradalign.clock import part
+from gradalign.compressed import UNSURE, exact_saliency, windowed_saliency, worthwhile
+from gradalign.errors import AlignmentError
+from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
+from gradalign.gradients import Reduction
+from gradalign.lattice import Topology, check_feasible
+from gradalign.nn.aed import FEATURES_LEAF
+from gradalign.signals import CUES, OF_CTC, Signals, family, signal_names
+from gradalign.signals import chosen as chosen_signals
+
+_log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 30
+"""Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
+
+
+def leaf_depth(leaf: str, n_blocks: int) -> int:
+    """Depth of a leaf by its name: -1 for the features, 0 for the stem's output, ``k`` for block ``k``.
+
+    Raises:
+        ValueError: If there is no such leaf; the message lists those there are.
+    """
+    names = {"features": FEATURES_LEAF, "stem": 0} | {f"block-{k}": k for k in range(1, n_blocks + 1)}
+    names["encoder"] = n_blocks
+    if leaf not in names:
+        raise ValueError(f"no leaf {leaf!r}; this model has {', '.join(names)}")
+    return names[leaf]
+
+
+def gradient_saliency(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: Int[np.ndarray, " labels"],
+    *,
+    leaf: str = "features",
+    reduce: Reduction = "l2",
+) -> Float[np.ndarray, "labels leaf_frames"]:
+    """Saliency of each label's teacher-forced log-probability at a leaf; see `gradalign.saliency`.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames.
+        labels: Ids of the transcript's labels.
+        leaf: See `align`; deeper leaves than "features" have one frame each four feature frames.
+        reduce: See `gradalign.saliency`.
+    """
+    depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    padded = pad(features, labels)
+    graph, state = nnx.split(bundle.network)
+    found = _saliency(graph, state, *padded, depth=depth, reduce=reduce)
+    n_leaf = n_frames_at(features.shape[0], depth, bundle)
+    return np.asarray(found)[: len(labels), :n_leaf]
+
+
+def evidence(bundle, features, transcript, method, depth, reduce, exact):
+    """Scores, silence and topology of one method, and the grid they are on."""
+    n_frames, n_labels = len(features), len(transcript.labels)
+    n_encoder = n_frames_at(n_frames, 0, bundle)
+    labels = bundle.ids(transcript.labels)
+    graph, state = nnx.split(bundle.network)
+    words = Topology.words(transcript.unit_of_label)
+    if method == "equal":
+        check_feasible(n_labels, n_frames, Topology.no_silence(n_labels))
+        owner = np.arange(n_frames) * n_labels // n_frames
+        scores = np.where(owner[None, :] == np.arange(n_labels)[:, None], 0.0, -1e3).astype(np.float32)
+        return scores, np.full(n_frames, -1e3, np.float32), Topology.no_silence(n_labels), bundle.grid
+    if method == "gradient":
+        check_feasible(n_labels, n_frames, words)
+        with part("gradients"):
+            found = _gradients(graph, state, features, labels, depth, reduce, exact)
+            scores, silence = np.asarray(found[0])[:n_labels, :n_frames], np.asarray(found[1])[:n_frames]
+        return scores, silence, words, bundle.grid
+    if method == "ctc":
+        topology = Topology.ctc(labels.tolist())
+        check_feasible(n_labels, n_encoder, topology)
+        with part("encode"):
+            log_probs = np.asarray(_ctc_log_probs(graph, state, *pad(features, labels)[:2]))[:n_encoder]
+        scores, silence = ctc_scores(jnp.asarray(log_probs), jnp.asarray(labels))
+        return scores, silence, topology, bundle.encoder_grid
+    topology = Topology.no_silence(n_labels)
+    check_feasible(n_labels, n_encoder, topology)
+    with part("encode"):
+        maps = np.asarray(_cross_attention(graph, state, *pad(features, labels)))[:n_labels, :n_encoder]
+    return attention_scores(jnp.asarray(maps)), jnp.full(n_encoder, -1e3), topology, bundle.encoder_grid
+
+
+def read_signals(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: tuple[str, ...],
+    names: tuple[str, ...] | None = None,
+    *,
+    exact: bool = False,
+) -> Signals:
+    """What `gradalign.signals` gives for one recording, on the host and without padding.
+
+    Gradients come from windows if the CTC head, which says where these are, is among the signals, and where they are
+    cheaper and can be trusted; see `gradalign.compressed`.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames.
+        labels: Names of the transcript's labels.
+        names: Which signals; None for all.
+        exact: Whether gradients are followed through the whole recording anyway.
+    """
+    spare_memory_maps()
+    graph, state = nnx.split(bundle.network)
+    names = signal_names(bundle.network.config) if names is None else names
+    n_labels, n_frames = len(labels), len(features)
+    padded = pad(features, bundle.ids(labels))
+    gradients = any(family(name) == "gradient" for name in names)
+    windows = gradients and not exact and "ctc" in names and worthwhile(n_labels, n_frames)
+    with part("gradients" if gradients else "encode"):
+        seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=windows))
+        if windows and not _trusted(float(seen.missed)):
+            seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=False))
+    return Signals(seen.scores[:, :n_labels, :n_frames], seen.cues[:, :n_frames], seen.sure[:n_labels], seen.missed)
+
+
+class AllSignals(NamedTuple):
+    """All signals of one recording, for every method that weighs some of them.
+
+    Attributes:
+        together: For methods that use the CTC head, which may say where to look for gradients.
+        apart: For methods that do not: gradients through the whole recording.
+    """
+
+    together: Signals
+    apart: Signals
+
+
+def read_all(bundle: Bundle, features: Float[np.ndarray, "frames mels"], labels: tuple[str, ...]) -> AllSignals:
+    """What `read_signals` gives for methods with and without the CTC head."""
+    together = read_signals(bundle, features, labels)
+    apart = together if float(together.missed) == 0.0 else read_signals(bundle, features, labels, exact=True)
+    return AllSignals(together, apart)
+
+
+def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
+    """Some of the signals in the order asked for; without the CTC head's, nothing is known of its blank either."""
+    source = seen.together if "ctc" in chosen else seen.apart
+    cues = np.array(source.cues, np.float32)
+    if "ctc" not in chosen:
+        cues[[CUES.index(name) for name in OF_CTC]] = 0.0
+    rows = [names.index(name) for name in chosen]
+    return Signals(np.asarray(source.scores, np.float32)[rows], cues, np.asarray(source.sure, np.float32))
+
+
+def check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str) -> None:
+    """Evidence that runs backwards through the recording is refused: no path through it would mean anything."""
+    n_labels, n_frames = scores.shape
+    if n_labels < 5:
+        return
+    weights = np.exp(scores - np.max(scores, axis=1, keepdims=True))
+    centres = weights @ ((np.arange(n_frames) + 0.5) / n_frames) / weights.sum(axis=1)
+    # How far the centres move through the recording, of the whole of it: 1 in good evidence, 0 in none.
+    order = (np.arange(n_labels) + 0.5) / n_labels
+    slope = np.polyfit(order, centres, 1)[0]
+    if slope < -0.05 and np.corrcoef(order, centres)[0, 1] < -0.5:
+        raise AlignmentError(
+            f"{source} runs backwards through the recording (its labels move by {slope:.0%} of it): the encoder seems "
+            'to reverse time, which "gradalign inspect" can tell; align with gradients at the input (method '
+            '"gradient", leaf "features")'
+        )
+
+
+@partial(jax.jit, static_argnames=("graph", "names", "windows"))
+def _signals(graph, state, features, n_frames, labels, *, names, windows):
+    network = nnx.merge(graph, state)
+    chunk = None if windows else _chunk(network, features.shape[0])
+    return chosen_signals(network, features, labels, n_frames, names=names, chunk=chunk)
+
+
+def _trusted(missed: float) -> bool:
+    """Whether what windows miss is little enough; says so where it is not."""
+    if missed <= UNSURE:
+        return True
+    _log.warning(
+        "windows miss %.2f of the gradients (at most %g may be missed): each label's is followed through the whole "
+        "recording, which is slower",
+        missed,
+        UNSURE,
+    )
+    return False
+
+
+def _chunk(network: Any, n_rows: int) -> int:
+    """Labels differentiated together, so that their cotangents in self-attention fit into `CHUNK_BYTES`."""
+    n_encoder = n_rows // network.config.subsampling
+    return int(np.clip(CHUNK_BYTES // (4 * 8 * network.config.heads * n_encoder**2), 1, 32))
+
+
+@partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
+def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int, reduce: Reduction):
+    network = nnx.merge(graph, state)
+    return exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
+
+
+def _gradients(graph, state, features, labels, depth, reduce, exact):
+    """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
+    padded = pad(features, labels)
+    if not exact and reduce == "l2" and worthwhile(len(labels), len(features)):
+        scores, missed = _windowed_scores(graph, state, *padded, depth=depth)
+        if _trusted(float(missed)):
+            return scores
+    return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
+def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce):
+    found = _saliency(graph, state, features, n_frames, labels, depth=depth, reduce=reduce)
+    return _scores_of(found, graph, state, features, n_frames, labels, depth)
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _windowed(graph, state, features, n_frames, labels, *, depth):
+    return windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,))
+
+
+@partial(jax.jit, static_argnames=("graph", "depth"))
+def _windowed_scores(graph, state, features, n_frames, labels, *, depth):
+    found = _windowed(graph, state, features, n_frames, labels, depth=depth)
+    return _scores_of(found.saliency[0], graph, state, features, n_frames, labels, depth), found.missed
+
+
+def _scores_of(found, graph, state, features, n_frames, labels, depth):
+    """Scores of labels and of silence from the saliency at a leaf."""
+    n_labels = (labels > 0).sum()
+    if depth == FEATURES_LEAF:
+        scores = log_saliency(found, n_frames=n_frames)
+    else:
+        factor = nnx.merge(graph, state).config.subsampling
+        n_coarse = -(-n_frames // factor)
+        coarse = log_saliency(found, n_frames=n_coarse)
+        scores = upsample(coarse, factor, features.shape[0], n_coarse=n_coarse)
+    silence = silence_score(scores, n_labels=n_labels, n_frames=n_frames)
+    return normalise(scores, silence, n_labels=n_labels)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _ctc_log_probs(graph, state, features, n_frames):
+    network = nnx.merge(graph, state)
+    return network.ctc_log_probs(network.encode(features, n_frames)[0])
+
+
+@partial(jax.jit, static_argnames="graph")
+def _cross_attention(graph, state, features, n_frames, labels):
+    """Cross-attention of the last decoder layer, averaged over heads."""
+    seen = nnx.merge(graph, state).intermediates(features, labels, n_frames)
+    return seen.cross_attention[-1].mean(axis=0)
+
+
+def n_frames_at(n_features: int, depth: int, bundle: Bundle) -> int:
+    """Frames that a recording of so many feature frames has at a depth, counted as by `leaf_depth`."""
+    return n_features if depth == FEATURES_LEAF else -(-n_features // bundle.network.config.subsampling)
