@@ -155,9 +155,9 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                 elif seen is not None and method in bundle.calibrations:
                     found = _calibrated(recording, bundle, method, seen)
                 else:
-                    found = align(
-                        recording.audio, recording.text, model=bundle, method=cast(Method, method), keep_evidence=False
-                    )
+                    # Exact: windows come from the CTC head, of which the plain gradient is to know nothing.
+                    options: dict[str, Any] = {"model": bundle, "keep_evidence": False, "exact": True}
+                    found = align(recording.audio, recording.text, method=cast(Method, method), **options)
             except GradalignError as error:
                 # A method that gives up is charged: all units of the recording are missing.
                 failures.setdefault(f"{recording.group}: {method}", []).append(f"{recording.name}: {error}")

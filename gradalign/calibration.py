@@ -98,9 +98,14 @@ def classes_of(labels: Sequence[str]) -> Int[np.ndarray, " labels"]:
 
 
 def initial(n_signals: int) -> Weights:
-    """Every signal as it is, with equal weight; silence where the energy is low."""
+    """Every signal as it is, with equal weight; silence where the energy is low, and where nothing is heard around.
+
+    The latter is prior knowledge: no synthetic speech has all the noises that people make between words, and the data
+    leave this weight near its start.
+    """
     taps = jnp.zeros((n_signals, TAPS)).at[:, TAPS // 2].set(1.0 / n_signals)
     silence = jnp.zeros((len(CUES), TAPS)).at[0, TAPS // 2].set(-0.2)
+    silence = silence.at[CUES.index("blank-around"), TAPS // 2].set(2.0)
     return Weights(
         taps,
         jnp.zeros((n_signals, 3)),

@@ -58,6 +58,7 @@ Print the phones that the model hears in recordings, or the words of a list.
   gradalign recognise rec.wav --words words.txt        the words, of those in words.txt
   gradalign recognise *.wav --n-best 3                 the three best of each, with their scores
   gradalign recognise *.wav --json -o heard.json       all that is known, one line a recording
+  gradalign recognise *.wav --surest 0.9 -o more.jsonl a manifest to train on, of what it is surest of
 
 The word list is a text file, one word a line or any English text: any word of it may be heard any
 number of times, in any order. Phones are CMUdict's, without stress."""
@@ -286,6 +287,13 @@ def _add_recognise(command: argparse.ArgumentParser) -> None:
         "--n-best", metavar="N", type=count, default=1, help="print this many hypotheses at most (default: 1)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, one object a recording, each on a line")
+    command.add_argument(
+        "--surest",
+        metavar="SHARE",
+        type=_number("a number from 0 to 1", 0.0, 1.0),
+        help="write a manifest to train on, with the phones heard in this share of the recordings, the surest ones; "
+        "needs -o FILE.jsonl",
+    )
     command.add_argument("-o", "--output", metavar="FILE", help="write there (default: standard output)")
     command.add_argument("--model", default="en-us", help="name of a model or its folder (default: %(default)s)")
     command.add_argument("--channel", type=int, metavar="N", help="channel to hear, from 0 (default: mean of all)")

@@ -172,6 +172,8 @@ def recognise(args: argparse.Namespace) -> int:
         args.parser.error("--word-penalty goes with --words WORDLIST")
     if args.output is not None and outputs.is_folder(args.output):
         args.parser.error(f"-o {args.output}: is a folder; expected one file for all recordings")
+    if args.surest is not None and (args.output is None or args.json or text is not None):
+        args.parser.error("--surest writes a manifest of phones: it goes with -o FILE.jsonl, without --json or --words")
     target = None if args.output is None else _target(args, recordings[0], ".txt")
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
@@ -182,7 +184,7 @@ def recognise(args: argparse.Namespace) -> int:
         bundle, vocabulary = load(args.model), None if text is None else word_list(text)
     finally:
         note("", quiet=args.quiet)
-    lines, failed = [], 0
+    lines, all_found, failed = [], [], 0
     for number, audio in enumerate(recordings, start=1):
         progress_of = f"{number}/{len(recordings)}: " * (len(recordings) > 1)
         note(f"{progress_of}recognising {audio.name} (a new length takes longer)", quiet=args.quiet)
@@ -197,13 +199,32 @@ def recognise(args: argparse.Namespace) -> int:
             note("", quiet=args.quiet)
         line = _recognised(args, bundle, audio, found)
         lines.append(line)
+        all_found.append((audio, found))
         if target is None:
             print(line, flush=True)
-    if target is not None and lines:
+    if target is not None and args.surest is not None:
+        _write_heard(all_found, args.surest, target, overwrite=args.overwrite)
+    elif target is not None and lines:
         from gradalign.io._files import write_text
 
         write_text(target, "\n".join(lines) + "\n", overwrite=args.overwrite)
     return int(failed > 0)
+
+
+def _write_heard(found: "list[tuple[Path, Recognition]]", share: float, target: Path, *, overwrite: bool) -> None:
+    """A manifest of the recordings in which the model is surest of what it hears, by log-probability a phone."""
+    from gradalign.manifest import Utterance, write
+
+    heard = [(audio, one) for audio, one in found if one.labels]
+    heard.sort(key=lambda pair: pair[1].log_prob / len(pair[1].labels), reverse=True)
+    kept = sorted(heard[: round(share * len(heard))], key=lambda pair: str(pair[0]))
+    if not kept:
+        raise GradalignError(f"nothing to write to {target}: phones were heard in {len(heard)} recordings")
+    write(
+        [Utterance(audio, "", audio.stem, "", "heard", None, heard=one.labels) for audio, one in kept],
+        target,
+        overwrite=overwrite,
+    )
 
 
 def _recordings(names: list[str]) -> list[Path]:

@@ -90,7 +90,7 @@ def windowed_saliency(
     n_encoder = kept.encoded.shape[0]
     window = min(window, n_encoder)
     n_labels, real = (labels > 0).sum(), labels > 0
-    centres, found = coarse_alignment(network, kept, labels, n_frames)
+    centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
     last_start = jnp.maximum(-(-jnp.asarray(n_frames) // network.config.subsampling) - window, 0)
     starts = jnp.clip(centres - window // 2, 0, last_start)
     all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
@@ -165,22 +165,25 @@ def _in_windows(
 
 
 def coarse_alignment(
-    network: AED, kept: Pass, labels: Int[Array, " labels"], n_frames: Int[Array, ""] | int
+    network: AED,
+    encoded: Float[Array, "encoder_frames dim"],
+    labels: Int[Array, " labels"],
+    n_frames: Int[Array, ""] | int,
 ) -> tuple[Int[Array, " labels"], Array]:
     """Encoder frame in the middle of each label by CTC forced alignment, and whether there is any path.
 
     Args:
         network: The network.
-        kept: Its teacher-forced pass.
+        encoded: Output of its encoder.
         labels: Ids; 0 past the end.
         n_frames: Real feature frames.
     """
-    scores, blank = ctc_scores(network.ctc_log_probs(kept.encoded), labels)
+    scores, blank = ctc_scores(network.ctc_log_probs(encoded), labels)
     skip_allowed = jnp.concatenate([jnp.ones(1, bool), labels[1:] != labels[:-1]])
     topology = Topology(jnp.ones(len(labels) + 1, bool), skip_allowed)
     n_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     path = viterbi(scores, blank, topology, n_labels=(labels > 0).sum(), n_frames=n_encoder)
-    frame = jnp.arange(len(kept.encoded))
+    frame = jnp.arange(len(encoded))
     on_label = path.labels[None, :] == jnp.arange(len(labels))[:, None]
     middle = (on_label * frame[None, :]).sum(axis=1) / jnp.maximum(on_label.sum(axis=1), 1)
     return jnp.round(middle).astype(jnp.int32), path.score > NEVER / 10

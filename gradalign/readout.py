@@ -15,16 +15,20 @@ from gradalign.buckets import pad
 from gradalign.bundle import Bundle
 from gradalign.cache import spare_memory_maps
 from gradalign.clock import part
-from gradalign.compressed import UNSURE, exact_saliency, windowed_saliency, worthwhile
+from gradalign.compressed import UNSURE, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.gradients import Reduction
 from gradalign.lattice import Topology, check_feasible
 from gradalign.nn.aed import FEATURES_LEAF
+from gradalign.pieces import Piece, joined, pieces
 from gradalign.signals import CUES, OF_CTC, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
 
 _log = logging.getLogger(__name__)
+
+LONGEST_S = 16.0
+"""Longer recordings are read in pieces of at most this; most utterances that models learn from are shorter."""
 
 CHUNK_BYTES = 1 << 30
 """Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
@@ -110,8 +114,9 @@ def read_signals(
 ) -> Signals:
     """What `gradalign.signals` gives for one recording, on the host and without padding.
 
-    Gradients come from windows if the CTC head, which says where these are, is among the signals, and where they are
-    cheaper and can be trusted; see `gradalign.compressed`.
+    If the CTC head is among the signals, it says where to look: recordings longer than `LONGEST_S` are read in pieces,
+    see `gradalign.pieces`, and gradients come from windows where these are cheaper and can be trusted, see
+    `gradalign.compressed`.
 
     Args:
         bundle: The model.
@@ -121,8 +126,22 @@ def read_signals(
         exact: Whether gradients are followed through the whole recording anyway.
     """
     spare_memory_maps()
-    graph, state = nnx.split(bundle.network)
     names = signal_names(bundle.network.config) if names is None else names
+    if "ctc" in names and len(names) > 1 and len(features) > LONGEST_S / bundle.grid.hop_s:
+        return _in_pieces(bundle, features, labels, names, exact=exact)
+    return _read(bundle, features, labels, names, exact=exact)
+
+
+def _read(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: tuple[str, ...],
+    names: tuple[str, ...],
+    *,
+    exact: bool,
+) -> Signals:
+    """`read_signals` of a recording in one piece."""
+    graph, state = nnx.split(bundle.network)
     n_labels, n_frames = len(labels), len(features)
     padded = pad(features, bundle.ids(labels))
     gradients = any(family(name) == "gradient" for name in names)
@@ -132,6 +151,29 @@ def read_signals(
         if windows and not _trusted(float(seen.missed)):
             seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=False))
     return Signals(seen.scores[:, :n_labels, :n_frames], seen.cues[:, :n_frames], seen.sure[:n_labels], seen.missed)
+
+
+def _in_pieces(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: tuple[str, ...],
+    names: tuple[str, ...],
+    *,
+    exact: bool,
+) -> Signals:
+    """`read_signals` of a recording that is too long for the decoder."""
+    whole = read_signals(bundle, features, labels, ("ctc",))
+    padded = pad(features, bundle.ids(labels))
+    centres, found = _coarse(*nnx.split(bundle.network), *padded)
+    cut = [Piece((0, len(labels)), (0, len(features)))]
+    if bool(found):
+        fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
+        cut = pieces(fine, len(features), longest=round(LONGEST_S / bundle.grid.hop_s))
+    parts = []
+    for piece in cut:
+        inside, here = labels[slice(*piece.labels)], features[slice(*piece.frames)]
+        parts.append((piece, _read(bundle, here, inside, names, exact=exact)))
+    return joined(parts, whole, names.index("ctc"))
 
 
 class AllSignals(NamedTuple):
@@ -179,6 +221,12 @@ def check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str)
             'to reverse time, which "gradalign inspect" can tell; align with gradients at the input (method '
             '"gradient", leaf "features")'
         )
+
+
+@partial(jax.jit, static_argnames="graph")
+def _coarse(graph, state, features, n_frames, labels):
+    network = nnx.merge(graph, state)
+    return coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
 
 
 @partial(jax.jit, static_argnames=("graph", "names", "windows"))

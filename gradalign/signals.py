@@ -27,7 +27,8 @@ LEAST = -12.0
 
 CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "level", "blank", "blank-around")
 """Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
-and the loud parts of the recording, and the CTC head's blank, there and at its least within `AROUND` frames."""
+and the loud parts of the recording, the CTC head's blank (log), and the least probability of blank within `AROUND`
+frames, which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter."""
 
 OF_CTC = ("blank", "blank-around")
 """Cues that are read off the CTC head."""
@@ -124,7 +125,7 @@ def signals(
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
         parts.append(to_fine(jnp.maximum(heard, LEAST)))
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
-        blanks = jnp.stack([blank, _least_around(blank)])
+        blanks = jnp.stack([blank, jnp.exp(_least_around(blank))])
     entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
     said = jnp.take_along_axis(seen.log_probs, labels[:, None], axis=1)[:, 0]
     return Signals(

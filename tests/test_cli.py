@@ -15,7 +15,7 @@ import soundfile
 from flax import nnx
 
 import gradalign
-from gradalign import audio, cli, commands, corpus, io, output
+from gradalign import audio, cli, commands, corpus, io, manifest, output
 from gradalign import bundle as bundles
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle
@@ -335,6 +335,7 @@ def test_a_folder_without_permission_is_refused(gradalign_):
         (("recognise", "rec.wav", "--n-best", "two"), "--n-best: expected a whole number, at least 1; got 'two'"),
         (("recognise", "rec.wav", "--ctc-weight", "30"), "--ctc-weight: expected a number from 0 to 1; got '30'"),
         (("recognise", "rec.wav", "--word-penalty", "nan"), "--word-penalty: expected a number; got 'nan'"),
+        (("recognise", "rec.wav", "--surest", "0.5"), "--surest writes a manifest of phones: it goes with -o"),
         (("recognise", "rec.wav", "-o", "folder"), "-o folder: is a folder; expected one file"),
         (("recognise", "rec.wav", "--word-penalty", "1"), "--word-penalty goes with --words WORDLIST"),
         (("plot", "rec.wav", TEXT, "-o", "a.doc"), r"use \.png, \.pdf or \.svg"),
@@ -594,6 +595,20 @@ def test_recognise_writes_json_lines(gradalign_):
     assert set(rows[0]["n_best"][0]) == {"log_prob", "words", "phones"}
     failed(gradalign_(*arguments), "heard.json: exists already and was kept; pass --overwrite")
     assert gradalign_(*arguments, "--overwrite")[0] == 0
+
+
+def test_recognise_writes_a_manifest_of_what_it_is_surest_of(gradalign_, model):
+    seconds = {"a.wav": 1.0, "b.wav": 0.7, "c.wav": 0.5}
+    for name, length in seconds.items():
+        record(name, length)
+    arguments = ("recognise", *seconds, "--surest", "0.67", "-o", "heard.jsonl")
+    assert gradalign_(*arguments) == (0, "", "")
+    bundle = bundles.load(model)
+    heard = {name: recognise(bundle, audio.read(Path(name))) for name in seconds}
+    some = [name for name in seconds if heard[name].labels]
+    best = sorted(some, key=lambda name: heard[name].log_prob / len(heard[name].labels))[-round(0.67 * len(some)) :]
+    found = manifest.read("heard.jsonl")
+    assert [(u.audio.name, u.heard) for u in found] == [(name, heard[name].labels) for name in sorted(best)]
 
 
 def test_recognise_goes_on_after_a_recording_that_fails(gradalign_):

@@ -89,6 +89,20 @@ def test_manifest_with_all_keys(tmp_path):
     assert read(path) == [Utterance(tmp_path / "wavs/a.wav", "hi", "x", "19", "mine", 2.0, 1.0, phones, words)]
 
 
+def test_phones_that_were_heard_stand_in_for_the_text(tmp_path):
+    row = {"audio_filepath": "a.wav", "text": "", "id": "a", "set": "m"}
+    record(tmp_path / "a.wav")
+    (found,) = read(write_lines(tmp_path / "m.jsonl", row | {"heard": ["HH", "AY"]}))
+    assert found.heard == ("HH", "AY")
+    assert problems(found) == {}
+    write([found], tmp_path / "again.jsonl")
+    assert read(tmp_path / "again.jsonl") == [found]
+    assert problems(dataclasses.replace(found, heard=("HH", "QQ"))) == {"unknown phones": ("a (QQ)",)}
+    assert problems(dataclasses.replace(found, heard=())) == {"no text": ("a",)}
+    with pytest.raises(FormatError, match=r"heard is 'HH AY', expected a list of phones"):
+        read(write_lines(tmp_path / "bad.jsonl", row | {"heard": "HH AY"}))
+
+
 def test_manifest_with_two_keys_gets_names_and_no_duration(tmp_path):
     path = write_lines(tmp_path / "train.json", {"audio_filepath": "/far/a.wav", "text": "hi"}, "", "   ")
     assert read(path) == [Utterance(Path("/far/a.wav"), "hi", "a", "", "train", None)]

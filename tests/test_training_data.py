@@ -140,6 +140,13 @@ def test_a_manifest_becomes_features_and_labels(phone_bundle, tmp_path: Path, rn
         assert (found.weight, found.ids) == (2.0, ["a"])
 
 
+def test_what_a_recogniser_heard_has_labels_and_no_times(phone_bundle, tmp_path: Path, rng: np.random.Generator):
+    write_manifest(tmp_path, rng, text="", phones=None, heard=["K", "AA", "B"])
+    (found,) = read_corpora((Source("m.jsonl"),), tmp_path, phone_bundle, tmp_path / "cache", max_frames=640)
+    assert found.labels[0].tolist() == [3, 1, 2]
+    assert (found.spans[0] == -1).all()
+
+
 def test_a_part_of_a_recording_has_the_features_of_that_part(phone_bundle, tmp_path: Path, rng: np.random.Generator):
     write_manifest(tmp_path, rng, offset=0.25, duration=0.5, phones=[[0.0, 0.25, "AA"], [0.25, 0.5, "K"]])
     (part,) = read_corpora((Source("m.jsonl"),), tmp_path, phone_bundle, tmp_path / "cache", max_frames=640)

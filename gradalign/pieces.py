@@ -1,0 +1,76 @@
+"""Long recordings in pieces: where to cut them, so that no decoder loses its place.
+
+A decoder that learnt from utterances of some seconds does not find its way through much longer ones, and then its
+gradients and attention point anywhere; the CTC head hears each frame by itself and does not mind. So the CTC head says
+where the pauses are, and everything else is read off pieces between them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gradalign.signals import Signals
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording with the labels said in it: half-open ranges."""
+
+    labels: tuple[int, int]
+    frames: tuple[int, int]
+
+
+def pieces(centres: Int[np.ndarray, " labels"], n_frames: int, *, longest: int) -> list[Piece]:
+    """Cut a recording at its widest pauses.
+
+    A recording that is too long is cut in two at the widest gap between labels whose middle lies in the middle third
+    of it, and so are the halves. Where no gap lies there, the nearest one to the middle is taken.
+
+    Args:
+        centres: Frame in the middle of each label, by a coarse alignment; in order.
+        n_frames: Length of the recording.
+        longest: Frames a piece may have; one with a single label may be longer.
+
+    Returns:
+        Pieces in order, which together hold all labels and all frames.
+    """
+    middles, gaps = (centres[:-1] + centres[1:]) // 2, np.diff(centres)
+
+    def cut(piece: Piece) -> list[Piece]:
+        (first, last), (begin, end) = piece.labels, piece.frames
+        # Gap i lies between labels i and i + 1.
+        inner = np.arange(first, last - 1)
+        inner = inner[(middles[inner] > begin) & (middles[inner] < end)]
+        if end - begin <= longest or not len(inner):
+            return [piece]
+        far = np.abs(middles[inner] - (begin + end) / 2)
+        central = inner[far <= (end - begin) / 6]
+        at = int(central[gaps[central].argmax()]) if len(central) else int(inner[far.argmin()])
+        frame = int(middles[at])
+        return cut(Piece((first, at + 1), (begin, frame))) + cut(Piece((at + 1, last), (frame, end)))
+
+    return cut(Piece((0, len(centres)), (0, n_frames)))
+
+
+def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Signals:
+    """Signals of a recording from those of its pieces.
+
+    Args:
+        parts: The pieces, in order, with their signals.
+        whole: Signals of the whole recording whose cues, and whose row of the CTC head, are kept.
+        ctc: Which signal is that of the CTC head; the only one in ``whole``.
+
+    Returns:
+        Signals of all labels at all frames; outside of its piece a label has its least score there.
+    """
+    n_signals = parts[0][1].scores.shape[0]
+    n_labels, n_frames = whole.scores.shape[1:]
+    scores: Float[np.ndarray, "signals labels frames"] = np.zeros((n_signals, n_labels, n_frames), np.float32)
+    sure = np.zeros((n_labels, 2), np.float32)
+    for (labels, frames), seen in parts:
+        found = np.asarray(seen.scores)
+        scores[:, slice(*labels), :] = found.min(axis=2, keepdims=True)
+        scores[:, slice(*labels), slice(*frames)] = found
+        sure[slice(*labels)] = seen.sure
+    scores[ctc] = whole.scores[0]
+    return Signals(scores, whole.cues, sure, max(float(seen.missed) for _, seen in parts))

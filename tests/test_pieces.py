@@ -1,0 +1,85 @@
+"""Cutting long recordings: nothing is lost, cuts lie in the widest pauses, and rows come back where they belong."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradalign import readout
+from gradalign.pieces import Piece, joined, pieces
+from gradalign.readout import read_signals
+from gradalign.signals import CUES, Signals, signal_names
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(0, 80), st.integers(5, 200))
+def test_pieces_hold_all_labels_and_frames_in_order(gaps, rest, longest):
+    centres = np.cumsum(gaps)
+    n_frames = int(centres[-1]) + 1 + rest
+    found = pieces(centres, n_frames, longest=longest)
+    assert [p.labels[0] for p in found] == [0, *(p.labels[1] for p in found[:-1])]
+    assert [p.frames[0] for p in found] == [0, *(p.frames[1] for p in found[:-1])]
+    assert (found[-1].labels[1], found[-1].frames[1]) == (len(gaps), n_frames)
+    for (first, last), (begin, end) in found:
+        assert begin <= centres[first] <= centres[last - 1] <= end
+        # What is still too long has no place to be cut: one label, or all at one frame.
+        assert end - begin <= longest or last - first == 1 or len(set(centres[first:last])) < last - first + 1
+
+
+def test_the_cut_is_in_the_widest_pause_of_the_middle():
+    centres = np.array([5, 10, 40, 45, 50, 70, 75, 80, 85, 95])  # pauses after 10, which is too early, and after 50
+    assert pieces(centres, 100, longest=60) == [Piece((0, 5), (0, 60)), Piece((5, 10), (60, 100))]
+    assert pieces(centres, 100, longest=100) == [Piece((0, 10), (0, 100))]
+
+
+def test_rows_come_back_where_they_belong():
+    names = 2
+    rng = np.random.default_rng(0)
+
+    def signals(n_labels: int, n_frames: int, n_signals: int = names) -> Signals:
+        scores = rng.normal(size=(n_signals, n_labels, n_frames))
+        return Signals(scores, rng.normal(size=(3, n_frames)), rng.normal(size=(n_labels, 2)))
+
+    first, second, whole = signals(2, 4), signals(1, 3), signals(3, 7, 1)
+    cut = [(Piece((0, 2), (0, 4)), first), (Piece((2, 3), (4, 7)), second._replace(missed=0.5))]
+    found = joined(cut, whole, ctc=1)
+    np.testing.assert_allclose(found.scores[0, :2, :4], first.scores[0], rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0, 2, 4:], second.scores[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0, 2, :4], second.scores[0, 0].min(), rtol=1e-6)
+    np.testing.assert_allclose(found.scores[1], whole.scores[0], rtol=1e-6)
+    np.testing.assert_allclose(found.sure, np.concatenate([first.sure, second.sure]), rtol=1e-6)
+    assert found.cues is whole.cues
+    assert found.missed == 0.5
+
+
+def test_a_recording_longer_than_a_piece_is_read_in_pieces(tiny_bundle, monkeypatch):
+    rng = np.random.default_rng(5)
+    features, labels = rng.normal(size=(120, 20)).astype(np.float32), ("A", "B", "K", "A", "B", "A")
+    names = signal_names(tiny_bundle.network.config)
+    whole = read_signals(tiny_bundle, features, labels)
+    monkeypatch.setattr(readout, "LONGEST_S", 0.9)
+    seen = []
+    monkeypatch.setattr(readout, "pieces", lambda *args, **kw: seen.extend(pieces(*args, **kw)) or seen)
+    found = read_signals(tiny_bundle, features, labels)
+    assert len(seen) > 1
+    np.testing.assert_allclose(found.scores[names.index("ctc")], whole.scores[names.index("ctc")], atol=1e-4)
+    np.testing.assert_allclose(found.cues, whole.cues, atol=1e-4)
+    for (first, last), (begin, end) in seen:
+        alone = read_signals(tiny_bundle, features[begin:end], labels[first:last])
+        np.testing.assert_allclose(
+            found.scores[0, first:last, begin:end], alone.scores[0], atol=1e-3
+        )  # gradients at the features
+    # Without the CTC head nothing says where to cut.
+    apart = tuple(name for name in names if name != "ctc")
+    uncut = read_signals(tiny_bundle, features, labels, apart)
+    np.testing.assert_allclose(uncut.scores, whole.scores[: len(apart)], atol=1e-3)
+    assert CUES.index("blank-around") == len(CUES) - 1
+
+
+def test_one_label_cannot_be_cut():
+    assert pieces(np.array([7]), 500, longest=100) == [Piece((0, 1), (0, 500))]
+
+
+@pytest.mark.parametrize("longest", [1, 3])
+def test_labels_at_one_frame_end_the_cutting(longest):
+    found = pieces(np.full(4, 10), 21, longest=longest)
+    assert (found[0].labels[0], found[-1].labels[1]) == (0, 4)
