@@ -26,9 +26,6 @@ from gradalign.readout import check_rises, evidence, leaf_depth, n_frames_at, re
 from gradalign.signals import depth_of
 from gradalign.transcript import Transcript
 
-QUIET = 0.1
-"""Recordings whose largest sample is below this are amplified."""
-
 
 def align(
     audio: str | Path | np.ndarray,
@@ -55,8 +52,8 @@ def align(
             "calibrated-attention" or "calibrated-ctc" (one kind of it, weighed likewise); plain, that is as published:
             "gradient" (saliency of each label's log-probability), "attention" (cross-attention with dynamic time
             warping), "ctc" (forced alignment from the CTC head); or "equal" (labels spread evenly: the floor that any
-            evidence must beat). None means "calibrated" if the model has learnt it and neither ``leaf`` nor ``reduce``
-            asks for plain gradients, else "gradient".
+            evidence must beat). None means "calibrated" if the model has learnt it, is not noted to reverse time, and
+            neither ``leaf`` nor ``reduce`` asks for plain gradients; else "gradient".
         sample_rate: Of ``audio`` if it is an array; default 16 kHz. Not for files.
         channel: Channel of a file, counted from 0; None averages all of them.
         leaf: Where the plain gradients are taken: "features" (log-mel frames), "stem", "block-K" (output of
@@ -67,7 +64,8 @@ def align(
         exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
             so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
-            warning), and with ``reduce`` other than "l2".
+            warning), with ``reduce`` other than "l2", and by "calibrated-gradient", which does not look at that head.
+            Methods that look at it and at more read recordings longer than 16 s in pieces.
 
     Returns:
         Tiers "words" and "phones", and the fate of every word of the transcript. By a calibrated method boundaries are
@@ -85,6 +83,8 @@ def align(
     """
     if method is not None and method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    if reduce not in get_args(Reduction):
+        raise ValueError(f"reduce must be one of {', '.join(get_args(Reduction))}; got {reduce!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     method = _chosen(method, bundle, plain=leaf != "features" or reduce != "l2")
     spare_memory_maps()
@@ -109,6 +109,9 @@ def align(
         calibration = bundle.calibrations[method]
         check_feasible(len(transcript.labels), len(features), Topology.words(transcript.unit_of_label))
         seen = read_signals(bundle, features, transcript.labels, calibration.signals, exact=exact)
+        deepest = max(calibration.signals, key=lambda name: depth_of(name, bundle.network.config.encoder_layers))
+        if depth_of(deepest, bundle.network.config.encoder_layers) != FEATURES_LEAF:
+            check_rises(seen.scores[calibration.signals.index(deepest)], f"signal {deepest!r}")
         return place_calibrated(transcript, seen, calibration, grid=bundle.grid, **about)[0]
     scores, silence, topology, grid = evidence(bundle, features, transcript, method, depth, reduce, exact)
     if method == "attention" or (method == "gradient" and depth != FEATURES_LEAF):
@@ -133,8 +136,8 @@ def _chosen(method: Method | None, bundle: Bundle, *, plain: bool) -> Method:
         # Behind a block that reverses time, only gradients at the input point to the right frames.
         reversing = bundle.time_order is not None and bundle.time_order.order == "reversed"
         return "gradient" if plain or reversing or "calibrated" not in bundle.calibrations else "calibrated"
-    if plain and method.startswith("calibrated"):
-        raise ValueError(f'leaf and reduce go with method "gradient"; {method!r} takes the leaves that it has learnt')
+    if plain and method != "gradient":
+        raise ValueError(f'leaf and reduce go with method "gradient"; {method!r} reads what it reads')
     if method.startswith("calibrated") and method not in bundle.calibrations:
         raise AlignmentError(
             f"model {bundle.name!r} has not learnt method {method!r}; it has "
@@ -180,10 +183,7 @@ def prepared(
         waveform = audio_files.resample(checked, sample_rate or rate, rate)
     else:
         waveform = audio_files.read(audio, channel=channel, sample_rate=rate, max_duration_s=longest)
-    # Models hear speech of an ordinary level in training; what is 20 dB below that is brought up to it.
-    peak = float(np.abs(waveform).max(initial=0.0))
-    if 0 < peak < QUIET:
-        waveform = waveform * np.float32(0.5 / peak)
+    waveform = audio_files.levelled(waveform)
     if len(waveform) / rate > bundle.max_duration_s:
         raise AlignmentError(
             f"the recording is {len(waveform) / rate:.0f} s long, model {bundle.name!r} takes at most "

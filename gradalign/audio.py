@@ -11,6 +11,9 @@ SAMPLE_RATE = 16_000
 """Rate of every waveform inside the package, in samples a second."""
 
 
+QUIET = 0.1
+"""Recordings whose largest sample is below this are amplified; 20 dB below full scale."""
+
 SILENT = 2e-4
 """Peak-to-peak range of what is called silence: a few steps of 16-bit samples, 74 dB below full scale."""
 
@@ -71,6 +74,12 @@ def resample(samples: Float[np.ndarray, " samples"], rate: int, wanted: int) -> 
     import soxr
 
     return soxr.resample(samples, rate, wanted, quality="HQ").astype(np.float32)
+
+
+def levelled(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
+    """The same sound at the level of ordinary speech, which models hear in training, if it is far below that."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    return samples * np.float32(0.5 / peak) if 0 < peak < QUIET else samples
 
 
 def check(samples: Float[np.ndarray, " samples"], *, name: str = "waveform") -> Float[np.ndarray, " samples"]:

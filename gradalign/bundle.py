@@ -124,11 +124,12 @@ def folder_of(name_or_path: str | Path) -> Path:
     )
 
 
-def load(name_or_path: str | Path = DEFAULT) -> Bundle:
+def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True) -> Bundle:
     """Load a model by its name or folder. Touches no network and executes nothing from the folder.
 
     Args:
         name_or_path: A folder, or the name of a model that comes with the package.
+        calibrated: Whether to read what it has learnt from times, too; without, it can be learnt anew.
 
     Raises:
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
@@ -158,7 +159,7 @@ def load(name_or_path: str | Path = DEFAULT) -> Bundle:
     network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
     card, calibration = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
-    learnt, about = calibrations.load(calibration) if calibration.is_file() else ({}, "")
+    learnt, about = calibrations.load(calibration) if calibrated and calibration.is_file() else ({}, "")
     return Bundle(name, network, features, labels, limit, text, learnt, about, order)
 
 

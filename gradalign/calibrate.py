@@ -62,7 +62,7 @@ def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
     if utterance.phones is None or utterance.words is None:
         raise ValueError(f"{utterance.id} has no times of phones and words")
     rate = bundle.features.sample_rate
-    samples = audio.read(utterance.audio, sample_rate=rate)
+    samples = audio.levelled(audio.read(utterance.audio, sample_rate=rate))
     first = round(utterance.start * rate)
     last = None if utterance.duration is None else first + round(utterance.duration * rate)
     return TimedUtterance(samples[first:last], utterance.text, utterance.phones, utterance.words)
@@ -156,7 +156,8 @@ def calibrate(
         )
     if skipped:
         report(
-            f"{skipped} of {len(utterances)} utterances left out: words without phones, or too many for their length"
+            f"{skipped} of {len(utterances)} utterances left out: words without phones, too many for their length, or "
+            f"longer than {bundle.max_duration_s:.0f} s"
         )
     found: dict[str, Calibration] = {}
     for method, families in METHODS.items():
@@ -190,6 +191,8 @@ def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
     features = _features(bundle, utterance)
     if len(labels) > len(features):
         raise AlignmentError(f"{len(labels)} labels in {len(features)} frames")
+    if len(features) * bundle.grid.hop_s > bundle.max_duration_s + 1.0:
+        raise AlignmentError(f"longer than the {bundle.max_duration_s:.0f} s that the model takes")
     seen = read_all(bundle, features, labels)
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
     edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
@@ -263,9 +266,11 @@ def _confidences(
         status(f"confidence: {number}/{len(utterances)} utterances")
         said = [word.label for word in utterance.words]
         swapped = int(rng.integers(len(said)))
-        other = str(rng.choice([w for w in all_words if w.lower() != said[swapped].lower()]))
-        wrong = [*said[:swapped], other, *said[swapped + 1 :]]
-        for words, at in ((said, -1), (wrong, swapped)):
+        others = [word for word in all_words if word.lower() != said[swapped].lower()]
+        tries = [(said, -1)]
+        if others:
+            tries.append(([*said[:swapped], str(rng.choice(others)), *said[swapped + 1 :]], swapped))
+        for words, at in tries:
             for method, (table, hits) in _tried(bundle, utterance, words, at, calibrations, names).items():
                 tables[method].append(table)
                 right[method].append(hits)

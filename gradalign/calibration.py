@@ -193,7 +193,7 @@ def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: st
         about: On what they were learnt, in words.
     """
     table = {name: _to_json(calibration) for name, calibration in calibrations.items()}
-    content = {"format": FORMAT, "version": VERSION, "about": about, "calibrations": table}
+    content = {"format": FORMAT, "version": VERSION, "about": about, "cues": CUES, "calibrations": table}
     Path(path).write_text(json.dumps(content) + "\n", "utf-8")
 
 
@@ -208,6 +208,10 @@ def load(path: str | Path) -> tuple[dict[str, Calibration], str]:
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ValueError(
                 f"expected {FORMAT!r} of version {VERSION}, got {content['format']!r}, version {content['version']}"
+            )
+        if content.get("cues") != list(CUES):
+            raise ValueError(
+                f"expected the cues {', '.join(CUES)}, got {', '.join(content.get('cues', ['none named']))}"
             )
         found = {name: _from_json(table) for name, table in content["calibrations"].items()}
         return found, str(content["about"])

@@ -172,8 +172,12 @@ def recognise(args: argparse.Namespace) -> int:
         args.parser.error("--word-penalty goes with --words WORDLIST")
     if args.output is not None and outputs.is_folder(args.output):
         args.parser.error(f"-o {args.output}: is a folder; expected one file for all recordings")
-    if args.surest is not None and (args.output is None or args.json or text is not None):
-        args.parser.error("--surest writes a manifest of phones: it goes with -o FILE.jsonl, without --json or --words")
+    other = args.json or text is not None or args.n_best > 1 or args.channel is not None
+    if args.surest is not None and (args.output is None or Path(args.output).suffix != ".jsonl" or other):
+        args.parser.error(
+            "--surest writes a manifest of phones: it goes with -o FILE.jsonl, without --json, --words, --n-best and "
+            "--channel"
+        )
     target = None if args.output is None else _target(args, recordings[0], ".txt")
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
@@ -181,7 +185,7 @@ def recognise(args: argparse.Namespace) -> int:
     from gradalign.recognition import word_list
 
     try:
-        bundle, vocabulary = load(args.model), None if text is None else word_list(text)
+        bundle, vocabulary = load(args.model, calibrated=False), None if text is None else word_list(text)
     finally:
         note("", quiet=args.quiet)
     lines, all_found, failed = [], [], 0
@@ -221,7 +225,7 @@ def _write_heard(found: "list[tuple[Path, Recognition]]", share: float, target: 
     if not kept:
         raise GradalignError(f"nothing to write to {target}: phones were heard in {len(heard)} recordings")
     write(
-        [Utterance(audio, "", audio.stem, "", "heard", None, heard=one.labels) for audio, one in kept],
+        [Utterance(audio, "", str(audio.with_suffix("")), "", "heard", None, heard=one.labels) for audio, one in kept],
         target,
         overwrite=overwrite,
     )
@@ -409,7 +413,7 @@ def calibrate(args: argparse.Namespace) -> int:
         from gradalign.calibrate import among_people, read
         from gradalign.calibrate import calibrate as learn
 
-        bundle = load(args.model)
+        bundle = load(args.model, calibrated=False)
         timed = [read(utterance, bundle) for utterance in utterances]
         if not args.data:
             rng = np.random.default_rng(args.seed)
@@ -543,7 +547,7 @@ def inspect(args: argparse.Namespace) -> int:
             f"{folder / 'config.json'}: you may not write there; copy the model's folder and inspect that"
         )
     try:
-        bundle = bundles.load(folder)
+        bundle = bundles.load(folder, calibrated=False)
     finally:
         note("", quiet=args.quiet)
     examined = []
@@ -621,6 +625,8 @@ def _heard(args: argparse.Namespace) -> "list[Heard]":
     def labels_of(utterance: "Utterance"):
         if utterance.phones is not None:
             return lambda: tuple(phone.label for phone in utterance.phones or ())
+        if utterance.heard is not None:
+            return lambda: utterance.heard or ()
         return lambda: Transcript.from_text(utterance.text).labels
 
     return [(u.id, labels_of(u), reader(u.audio, u.start, u.duration)) for u in chosen]
@@ -736,7 +742,7 @@ def _bundle(args: argparse.Namespace) -> "Bundle":
 
     try:
         with part("model"):
-            bundle = load(args.model)
+            bundle = load(args.model, calibrated=args.calibration is None)
             if args.calibration is not None:
                 found, about = calibration.load(args.calibration)
                 bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)

@@ -1,7 +1,7 @@
 """How much each label's log-probability depends on each frame. Knows no network: it is handed a function."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,12 @@ def reduced(
         gradient: With respect to the features.
         features: What it was taken at.
         reduce: Which number.
+
+    Raises:
+        ValueError: If there is no such reduction.
     """
+    if reduce not in get_args(Reduction):
+        raise ValueError(f"reduce must be one of {', '.join(get_args(Reduction))}; got {reduce!r}")
     if reduce == "l1":
         return jnp.abs(gradient).sum(axis=1)
     if reduce == "grad_x_input":

@@ -20,19 +20,21 @@ class Piece(NamedTuple):
     frames: tuple[int, int]
 
 
-def pieces(centres: Int[np.ndarray, " labels"], n_frames: int, *, longest: int) -> list[Piece]:
+def pieces(centres: Int[np.ndarray, " labels"], n_frames: int, *, longest: int, margin: int = 100) -> list[Piece]:
     """Cut a recording at its widest pauses.
 
-    A recording that is too long is cut in two at the widest gap between labels whose middle lies in the middle third
-    of it, and so are the halves. Where no gap lies there, the nearest one to the middle is taken.
+    A recording whose speech is too long is cut in two at the widest gap between labels whose middle lies in the middle
+    third of it, and so are the halves. Where no gap lies there, the nearest one to the middle is taken. Silence before
+    and after the speech is left out, but for a second.
 
     Args:
         centres: Frame in the middle of each label, by a coarse alignment; in order.
         n_frames: Length of the recording.
         longest: Frames a piece may have; one with a single label may be longer.
+        margin: Frames before the first and after the last label that belong to the speech.
 
     Returns:
-        Pieces in order, which together hold all labels and all frames.
+        Pieces in order, which together hold all labels, and touch each other.
     """
     middles, gaps = (centres[:-1] + centres[1:]) // 2, np.diff(centres)
 
@@ -49,7 +51,8 @@ def pieces(centres: Int[np.ndarray, " labels"], n_frames: int, *, longest: int) 
         frame = int(middles[at])
         return cut(Piece((first, at + 1), (begin, frame))) + cut(Piece((at + 1, last), (frame, end)))
 
-    return cut(Piece((0, len(centres)), (0, n_frames)))
+    speech = (max(int(centres[0]) - margin, 0), min(int(centres[-1]) + margin + 1, n_frames))
+    return cut(Piece((0, len(centres)), (0, n_frames) if n_frames <= longest else speech))
 
 
 def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Signals:
@@ -61,7 +64,8 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
         ctc: Which signal is that of the CTC head; the only one in ``whole``.
 
     Returns:
-        Signals of all labels at all frames; outside of its piece a label has its least score there.
+        Signals of all labels at all frames; outside of its piece a label has the score of the piece's outermost frame
+        there, since a step at the cut would look like a boundary to a time filter.
     """
     n_signals = parts[0][1].scores.shape[0]
     n_labels, n_frames = whole.scores.shape[1:]
@@ -69,7 +73,8 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
     sure = np.zeros((n_labels, 2), np.float32)
     for (labels, frames), seen in parts:
         found = np.asarray(seen.scores)
-        scores[:, slice(*labels), :] = found.min(axis=2, keepdims=True)
+        scores[:, slice(*labels), : frames[0]] = found[:, :, :1]
+        scores[:, slice(*labels), frames[1] :] = found[:, :, -1:]
         scores[:, slice(*labels), slice(*frames)] = found
         sure[slice(*labels)] = seen.sure
     scores[ctc] = whole.scores[0]

@@ -92,7 +92,8 @@ def place_calibrated(
         np.pad(seen.sure, (more_labels, (0, 0))),
     )
     classes = np.pad(classes_of(transcript.labels), more_labels)
-    scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
+    with part("lattice"):
+        scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
     at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
     heard = None if at is None else np.asarray(seen.scores[at])
     told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
@@ -139,7 +140,8 @@ def _placed(
         )
         table, confidence = np.zeros((0, len(FACTS))), None
     else:
-        found = _posteriors(scores, silence, topology)
+        with part("lattice"):
+            found = _posteriors(scores, silence, topology)
         edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
         phones = _medians(transcript.labels, edges, means, grid, duration)
         table = _facts(transcript, found, edges, runs, told, grid)

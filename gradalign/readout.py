@@ -127,9 +127,13 @@ def read_signals(
     """
     spare_memory_maps()
     names = signal_names(bundle.network.config) if names is None else names
-    if "ctc" in names and len(names) > 1 and len(features) > LONGEST_S / bundle.grid.hop_s:
+    if "ctc" in names and len(names) > 1 and _is_long(bundle, features):
         return _in_pieces(bundle, features, labels, names, exact=exact)
     return _read(bundle, features, labels, names, exact=exact)
+
+
+def _is_long(bundle: Bundle, features: np.ndarray) -> bool:
+    return len(features) > LONGEST_S / bundle.grid.hop_s
 
 
 def _read(
@@ -164,7 +168,8 @@ def _in_pieces(
     """`read_signals` of a recording that is too long for the decoder."""
     whole = read_signals(bundle, features, labels, ("ctc",))
     padded = pad(features, bundle.ids(labels))
-    centres, found = _coarse(*nnx.split(bundle.network), *padded)
+    with part("encode"):
+        centres, found = jax.tree.map(np.asarray, _coarse(*nnx.split(bundle.network), *padded))
     cut = [Piece((0, len(labels)), (0, len(features)))]
     if bool(found):
         fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
@@ -191,8 +196,9 @@ class AllSignals(NamedTuple):
 def read_all(bundle: Bundle, features: Float[np.ndarray, "frames mels"], labels: tuple[str, ...]) -> AllSignals:
     """What `read_signals` gives for methods with and without the CTC head."""
     together = read_signals(bundle, features, labels)
-    apart = together if float(together.missed) == 0.0 else read_signals(bundle, features, labels, exact=True)
-    return AllSignals(together, apart)
+    if float(together.missed) == 0.0 and not _is_long(bundle, features):
+        return AllSignals(together, together)
+    return AllSignals(together, _read(bundle, features, labels, signal_names(bundle.network.config), exact=True))
 
 
 def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
@@ -240,12 +246,9 @@ def _trusted(missed: float) -> bool:
     """Whether what windows miss is little enough; says so where it is not."""
     if missed <= UNSURE:
         return True
-    _log.warning(
-        "windows miss %.2f of the gradients (at most %g may be missed): each label's is followed through the whole "
-        "recording, which is slower",
-        missed,
-        UNSURE,
-    )
+    why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
+    why = why if np.isfinite(missed) else "the CTC head finds no path through the transcript, so there are no windows"
+    _log.warning("%s: each label's gradient is followed through the whole recording, which is slower", why)
     return False
 
 

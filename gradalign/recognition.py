@@ -14,7 +14,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gradalign import audio as audio_files
-from gradalign.aligner import QUIET
 from gradalign.buckets import FRAME_BUCKETS
 from gradalign.bundle import Bundle
 from gradalign.errors import AlignmentError
@@ -289,9 +288,7 @@ def features_of(waveform: Float[np.ndarray, "..."], bundle: Bundle) -> Float[np.
             f"{bundle.max_duration_s:.0f} s in one piece; split it at pauses"
         )
     samples = audio_files.check(np.asarray(waveform, np.float32))
-    # As for aligning, so that both hear the same.
-    peak = float(np.abs(samples).max())
-    return log_mel_padded(samples * np.float32(0.5 / peak) if peak < QUIET else samples, bundle.features)
+    return log_mel_padded(audio_files.levelled(samples), bundle.features)
 
 
 def search(

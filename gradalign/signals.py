@@ -49,7 +49,8 @@ class Signals(NamedTuple):
 
     Attributes:
         scores: Evidence by signal, in the order of `signal_names`; 0 on padded frames. Rows of gradients and attention
-            have mean 0 over time, those of CTC are log-probabilities.
+            have mean 0 over time (of the piece, where a long recording is read in pieces), those of CTC are
+            log-probabilities.
         cues: Numbers about each frame, in the order of `CUES`; 0 on padded frames. Energies are relative to the loud
             parts of the recording, so that a louder or longer one has the same.
         sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.

@@ -14,6 +14,7 @@ from flax import nnx
 from gradalign import buckets, readout
 from gradalign._types import Method
 from gradalign.aligner import align
+from gradalign.analysis.verdict import TimeOrder
 from gradalign.bundle import Bundle
 from gradalign.calibrate import METHODS
 from gradalign.calibration import Calibration, initial
@@ -195,6 +196,23 @@ def test_short_recordings_and_other_reductions_are_exact(
     align(speech[:8000], "the cat sat", model=bundle)
     align(speech, "the cat sat", model=bundle, reduce="l1")
     align(speech, "a", model=bundle)
+
+
+def test_a_model_that_reverses_time_is_aligned_by_gradients_at_the_input(bundle: Bundle, speech: np.ndarray):
+    signals = {
+        "calibrated": ("gradient@features", "ctc"),
+        "calibrated-gradient": ("gradient@features", "gradient@stem"),
+    }
+    calibrations = {method: Calibration(names, initial(len(names))) for method, names in signals.items()}
+    turned = dataclasses.replace(bundle, calibrations=calibrations, time_order=TimeOrder("reversed", 2))
+    assert align(speech, TEXT, model=turned).method == "gradient"
+    assert align(speech, TEXT, model=dataclasses.replace(turned, time_order=TimeOrder("kept"))).method == "calibrated"
+    # Its gradients at the features and the stem lie before the block that turns, its CTC head behind it.
+    assert align(speech, TEXT, model=turned, method="calibrated-gradient").method == "calibrated-gradient"
+    with pytest.raises(AlignmentError, match=r"reverses time in block 2, so that method 'calibrated' would put words"):
+        align(speech, TEXT, model=turned, method="calibrated")
+    with pytest.raises(AlignmentError, match=r"leaf 'block-2' would put words"):
+        align(speech, TEXT, model=turned, leaf="block-2")
 
 
 @pytest.mark.parametrize("method", ["gradient", "ctc", "attention", "equal"])

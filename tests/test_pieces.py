@@ -12,17 +12,27 @@ from gradalign.signals import CUES, Signals, signal_names
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(0, 80), st.integers(5, 200))
-def test_pieces_hold_all_labels_and_frames_in_order(gaps, rest, longest):
+def test_pieces_hold_all_labels_in_order_and_touch(gaps, rest, longest):
     centres = np.cumsum(gaps)
     n_frames = int(centres[-1]) + 1 + rest
-    found = pieces(centres, n_frames, longest=longest)
+    found = pieces(centres, n_frames, longest=longest, margin=10)
     assert [p.labels[0] for p in found] == [0, *(p.labels[1] for p in found[:-1])]
-    assert [p.frames[0] for p in found] == [0, *(p.frames[1] for p in found[:-1])]
-    assert (found[-1].labels[1], found[-1].frames[1]) == (len(gaps), n_frames)
+    assert [p.frames[0] for p in found[1:]] == [p.frames[1] for p in found[:-1]]
+    assert found[-1].labels[1] == len(gaps)
+    if n_frames <= longest:
+        assert found == [Piece((0, len(gaps)), (0, n_frames))]
+    else:
+        assert (found[0].frames[0], found[-1].frames[1]) == (max(centres[0] - 10, 0), min(centres[-1] + 11, n_frames))
     for (first, last), (begin, end) in found:
         assert begin <= centres[first] <= centres[last - 1] <= end
         # What is still too long has no place to be cut: one label, or all at one frame.
         assert end - begin <= longest or last - first == 1 or len(set(centres[first:last])) < last - first + 1
+
+
+def test_long_silence_does_not_cut_off_a_label():
+    centres = np.linspace(20, 300, 30).round().astype(int)
+    assert pieces(centres, 2000, longest=1600) == [Piece((0, 30), (0, 401))]
+    assert pieces(centres + 1600, 2000, longest=1600) == [Piece((0, 30), (1520, 2000))]
 
 
 def test_the_cut_is_in_the_widest_pause_of_the_middle():
@@ -44,7 +54,8 @@ def test_rows_come_back_where_they_belong():
     found = joined(cut, whole, ctc=1)
     np.testing.assert_allclose(found.scores[0, :2, :4], first.scores[0], rtol=1e-6)
     np.testing.assert_allclose(found.scores[0, 2, 4:], second.scores[0, 0], rtol=1e-6)
-    np.testing.assert_allclose(found.scores[0, 2, :4], second.scores[0, 0].min(), rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0, 2, :4], second.scores[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0, :2, 4:], first.scores[0, :, -1:].repeat(3, 1), rtol=1e-6)
     np.testing.assert_allclose(found.scores[1], whole.scores[0], rtol=1e-6)
     np.testing.assert_allclose(found.sure, np.concatenate([first.sure, second.sure]), rtol=1e-6)
     assert found.cues is whole.cues

@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign import audio as audio_files
-from gradalign.aligner import QUIET
 from gradalign.analysis.attention import anti_diagonal_weight, diagonal_weight, first_frame_weight
 from gradalign.analysis.diagonality import diagonality, flip_index, label_flip_index
 from gradalign.analysis.direction import direction
@@ -196,9 +195,7 @@ def examine_recording(
         ValueError: If the recording is too short.
     """
     checked = audio_files.check(np.asarray(samples, np.float32), name=name or "waveform")
-    peak = float(np.abs(checked).max())
-    loud = checked * np.float32(0.5 / peak) if peak < QUIET else checked
-    return examine(bundle, log_mel_padded(loud, bundle.features), labels, name=name)
+    return examine(bundle, log_mel_padded(audio_files.levelled(checked), bundle.features), labels, name=name)
 
 
 def health(bundle: Bundle, utterances: Sequence[Examined]) -> Health:

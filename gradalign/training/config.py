@@ -2,10 +2,11 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from gradalign.errors import FormatError
 from gradalign.features import LogMel
@@ -192,69 +193,12 @@ class TrainConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""
-        data, loss, remedies, optimizer, run = self.data, self.loss, self.remedies, self.optimizer, self.run
+        data, loss = self.data, self.loss
         found = [] if data.train else ["data.train names no speech to train on"]
-        found += [
-            f"{name} must be at least 1, got {value}"
-            for name, value in {
-                "steps": self.steps,
-                "data.frames_per_batch": data.frames_per_batch,
-                "loss.saliency_every": loss.saliency_every,
-                "loss.saliency_examples": loss.saliency_examples,
-                "loss.saliency_labels": loss.saliency_labels,
-                "run.report_every": run.report_every,
-                "run.checkpoint_every": run.checkpoint_every,
-                "run.keep": run.keep,
-                "run.dev_every": run.dev_every,
-            }.items()
-            if value < 1
-        ]
-        found += [
-            f"{name} must be at least 0, got {value}"
-            for name, value in {
-                "seed": self.seed,
-                "data.easy_steps": data.easy_steps,
-                "augment.start_step": self.augment.start_step,
-                "augment.full_step": self.augment.full_step,
-                "loss.guided_steps": loss.guided_steps,
-                "loss.saliency": loss.saliency,
-                "loss.saliency_start": loss.saliency_start,
-                "remedies.self_attention_from": remedies.self_attention_from,
-                "remedies.centre_attention_until": remedies.centre_attention_until,
-                "remedies.centre_attention_fade": remedies.centre_attention_fade,
-                "optimizer.peak": optimizer.peak,
-                "optimizer.warmup": optimizer.warmup,
-                "optimizer.final": optimizer.final,
-                "optimizer.weight_decay": optimizer.weight_decay,
-                "run.export_every": run.export_every,
-                "run.patience": run.patience,
-            }.items()
-            if not value >= 0
-        ]
-        found += [
-            f"{name} must lie in [0, 1], got {value}"
-            for name, value in {
-                "augment.share": self.augment.share,
-                "augment.mix": self.augment.mix,
-                "data.join": data.join,
-                "loss.ctc": loss.ctc,
-                "loss.ctc_blocks_share": loss.ctc_blocks_share,
-            }.items()
-            if not 0 <= value <= 1
-        ]
-        if not 0 <= data.hold_out <= 0.5:
-            found.append(f"data.hold_out must lie in [0, 0.5], got {data.hold_out}")
-        found += [
-            f"{name} must lie in [0, 1), got {value}"
-            for name, value in {
-                "loss.label_smoothing": loss.label_smoothing,
-                "optimizer.average": optimizer.average,
-                "optimizer.b2": optimizer.b2,
-            }.items()
-            if not 0 <= value < 1
-        ]
-        if not optimizer.clip > 0:
-            found.append(f"optimizer.clip must be more than 0, got {optimizer.clip}")
+        for name, (words, allows) in _RANGES.items():
+            value = attrgetter(name)(self)
+            if not allows(value):
+                found.append(f"{name} must {words}, got {value}")
         if self.network.n_mels != self.features.n_mels:
             found.append(f"network.n_mels {self.network.n_mels} must be features.n_mels {self.features.n_mels}")
         shares_add_up = all(share >= 0 for share in data.shares) and sum(data.shares) > 0
@@ -267,6 +211,57 @@ class TrainConfig:
             found.append(f"loss.ctc_blocks {loss.ctc_blocks} must increase within 1..{self.network.encoder_layers - 1}")
         return found
 
+
+class _Range(NamedTuple):
+    """What a number may be: in words, after "must", and as a check, which no NaN passes."""
+
+    words: str
+    allows: Callable[[float], bool]
+
+
+_POSITIVE_COUNT = _Range("be at least 1", lambda value: value >= 1)
+_NOT_NEGATIVE = _Range("be at least 0", lambda value: value >= 0)
+_SHARE = _Range("lie in [0, 1]", lambda value: 0 <= value <= 1)
+_SHARE_BELOW_1 = _Range("lie in [0, 1)", lambda value: 0 <= value < 1)
+
+# In the order in which problems are told.
+_RANGES = {
+    "steps": _POSITIVE_COUNT,
+    "data.frames_per_batch": _POSITIVE_COUNT,
+    "loss.saliency_every": _POSITIVE_COUNT,
+    "loss.saliency_examples": _POSITIVE_COUNT,
+    "loss.saliency_labels": _POSITIVE_COUNT,
+    "run.report_every": _POSITIVE_COUNT,
+    "run.checkpoint_every": _POSITIVE_COUNT,
+    "run.keep": _POSITIVE_COUNT,
+    "run.dev_every": _POSITIVE_COUNT,
+    "seed": _NOT_NEGATIVE,
+    "data.easy_steps": _NOT_NEGATIVE,
+    "augment.start_step": _NOT_NEGATIVE,
+    "augment.full_step": _NOT_NEGATIVE,
+    "loss.guided_steps": _NOT_NEGATIVE,
+    "loss.saliency": _NOT_NEGATIVE,
+    "loss.saliency_start": _NOT_NEGATIVE,
+    "remedies.self_attention_from": _NOT_NEGATIVE,
+    "remedies.centre_attention_until": _NOT_NEGATIVE,
+    "remedies.centre_attention_fade": _NOT_NEGATIVE,
+    "optimizer.peak": _NOT_NEGATIVE,
+    "optimizer.warmup": _NOT_NEGATIVE,
+    "optimizer.final": _NOT_NEGATIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "run.export_every": _NOT_NEGATIVE,
+    "run.patience": _NOT_NEGATIVE,
+    "augment.share": _SHARE,
+    "augment.mix": _SHARE,
+    "data.join": _SHARE,
+    "loss.ctc": _SHARE,
+    "loss.ctc_blocks_share": _SHARE,
+    "data.hold_out": _Range("lie in [0, 0.5]", lambda value: 0 <= value <= 0.5),
+    "loss.label_smoothing": _SHARE_BELOW_1,
+    "optimizer.average": _SHARE_BELOW_1,
+    "optimizer.b2": _SHARE_BELOW_1,
+    "optimizer.clip": _Range("be more than 0", lambda value: value > 0),
+}
 
 _SECTIONS = {
     "network": AEDConfig,
