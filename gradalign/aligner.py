@@ -86,7 +86,7 @@ def align(
     if reduce not in get_args(Reduction):
         raise ValueError(f"reduce must be one of {', '.join(get_args(Reduction))}; got {reduce!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
-    method = _chosen(method, bundle, plain=leaf != "features" or reduce != "l2")
+    method = chosen_method(method, bundle, plain=leaf != "features" or reduce != "l2")
     spare_memory_maps()
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
     if method != "equal":
@@ -130,14 +130,24 @@ def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarra
     return chosen_variants(bundle, transcript, padded, n_frames)
 
 
-def _chosen(method: Method | None, bundle: Bundle, *, plain: bool) -> Method:
-    """The method that is meant; ``plain`` says that an option of the plain gradients was given."""
+def chosen_method(method: Method | None, bundle: Bundle, *, plain: bool) -> Method:
+    """The method that is meant.
+
+    Args:
+        method: As for `align`.
+        bundle: The model.
+        plain: Whether an option of the plain gradients was given.
+
+    Raises:
+        AlignmentError: If the model has not learnt it.
+        ValueError: If that option does not go with it.
+    """
     if method is None:
         # Behind a block that reverses time, only gradients at the input point to the right frames.
         reversing = bundle.time_order is not None and bundle.time_order.order == "reversed"
         return "gradient" if plain or reversing or "calibrated" not in bundle.calibrations else "calibrated"
     if plain and method != "gradient":
-        raise ValueError(f'leaf and reduce go with method "gradient"; {method!r} reads what it reads')
+        raise ValueError(f'leaf and reduce go with method "gradient", got {method!r}')
     if method.startswith("calibrated") and method not in bundle.calibrations:
         raise AlignmentError(
             f"model {bundle.name!r} has not learnt method {method!r}; it has "

@@ -733,10 +733,11 @@ def _target(args: argparse.Namespace, audio: Path, suffix: str) -> Path:
 
 
 def _bundle(args: argparse.Namespace) -> "Bundle":
-    """The model, loaded; the leaf is checked against it."""
+    """The model, loaded; leaf and method are checked against it."""
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
     from gradalign import calibration
+    from gradalign.aligner import chosen_method
     from gradalign.bundle import load
     from gradalign.readout import leaf_depth
 
@@ -747,6 +748,7 @@ def _bundle(args: argparse.Namespace) -> "Bundle":
                 found, about = calibration.load(args.calibration)
                 bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
         leaf_depth(args.leaf, bundle.network.config.encoder_layers)
+        chosen_method(args.method, bundle, plain=args.leaf != "features")
     except ValueError as error:
         args.parser.error(str(error))
     finally:
