@@ -66,6 +66,26 @@ def auc(low: np.ndarray, high: np.ndarray) -> float:
     return float(below + 0.5 * (low[:, None] == high[None, :]).mean())
 
 
+def draw(groups: dict[str, dict[str, list[np.ndarray]]], path: Path) -> None:
+    """Confidence against the share that is right, a line a group; points hold at least ten words."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.5)
+    for group, parts in groups.items():
+        sure, right = np.concatenate(parts["sure"]), np.concatenate(parts["right"])
+        bins = [(sure >= low) & ((sure < high) | (high == 1.0)) for low, high in itertools.pairwise(BINS)]
+        points = [(sure[inside].mean(), right[inside].mean()) for inside in bins if inside.sum() >= 10]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=group)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of words within 50 ms")
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Parse the command line, run, print tables and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,6 +93,7 @@ def main() -> None:
     parser.add_argument("--method", default="calibrated", help="a calibrated method (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the replaced words")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--figure", type=Path, help="draw the reliability of each group there (PNG, PDF or SVG)")
     args = parser.parse_args()
     recordings = gathered(args, parser)
     bundle = load(args.model)
@@ -95,6 +116,8 @@ def main() -> None:
         print(f"| {group} | " + " | ".join(cells) + f" | {mean:.0f} | {share:.0f} | {out[group]['auc']:.3f} |")
     if args.json:
         args.json.write_text(json.dumps({"model": bundle.name, "method": args.method, "groups": out}, indent=1))
+    if args.figure:
+        draw(groups, args.figure)
 
 
 if __name__ == "__main__":

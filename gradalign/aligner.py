@@ -23,7 +23,7 @@ from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.placement import place, place_calibrated
 from gradalign.pronunciation import chosen_variants
 from gradalign.readout import check_rises, evidence, leaf_depth, n_frames_at, read_signals
-from gradalign.signals import depth_of
+from gradalign.signals import depth_of, family
 from gradalign.transcript import Transcript
 
 
@@ -64,7 +64,8 @@ def align(
         exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
             so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
-            warning), with ``reduce`` other than "l2", and by "calibrated-gradient", which does not look at that head.
+            warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by "calibrated-gradient",
+            which does not look at that head.
             Methods that look at it and at more read recordings longer than 16 s in pieces.
 
     Returns:
@@ -109,9 +110,10 @@ def align(
         calibration = bundle.calibrations[method]
         check_feasible(len(transcript.labels), len(features), Topology.words(transcript.unit_of_label))
         seen = read_signals(bundle, features, transcript.labels, calibration.signals, exact=exact)
-        deepest = max(calibration.signals, key=lambda name: depth_of(name, bundle.network.config.encoder_layers))
-        if depth_of(deepest, bundle.network.config.encoder_layers) != FEATURES_LEAF:
-            check_rises(seen.scores[calibration.signals.index(deepest)], f"signal {deepest!r}")
+        # Where the CTC head says where to look, gradients rise whatever the encoder does; attention tells.
+        told = [name for name in calibration.signals if family(name) == "attention"]
+        if told:
+            check_rises(seen.scores[calibration.signals.index(told[-1])], f"signal {told[-1]!r}")
         return place_calibrated(transcript, seen, calibration, grid=bundle.grid, **about)[0]
     scores, silence, topology, grid = evidence(bundle, features, transcript, method, depth, reduce, exact)
     if method == "attention" or (method == "gradient" and depth != FEATURES_LEAF):

@@ -267,7 +267,8 @@ def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int,
 def _gradients(graph, state, features, labels, depth, reduce, exact):
     """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
     padded = pad(features, labels)
-    if not exact and reduce == "l2" and worthwhile(len(labels), len(features)):
+    # Deeper leaves tell whether the encoder keeps the order of time, which windows along the CTC head's would hide.
+    if not exact and depth == FEATURES_LEAF and reduce == "l2" and worthwhile(len(labels), len(features)):
         scores, missed = _windowed_scores(graph, state, *padded, depth=depth)
         if _trusted(float(missed)):
             return scores
