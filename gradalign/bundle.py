@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -252,8 +251,7 @@ def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path) -> AED:
             f"{path}: these parameters belong to another config: {'; '.join(problems[:8])}{more}. "
             "Put the config.json and params.safetensors of one model together"
         )
-    filled = [
-        (key, variable.replace(jnp.asarray(params[".".join(map(str, key))], jnp.float32)))
-        for key, variable in nnx.to_flat_state(state)
-    ]
+    # Converted on the host and moved at once: as JAX operations, each shape would be a program to load at every start.
+    arrays = jax.device_put({key: value.astype(np.float32) for key, value in params.items()})
+    filled = [(key, variable.replace(arrays[".".join(map(str, key))])) for key, variable in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -230,8 +230,11 @@ def _to_json(calibration: Calibration) -> dict[str, Any]:
 
 def _from_json(table: dict[str, Any]) -> Calibration:
     signals = tuple(table["signals"])
-    weights = Weights(*(jnp.asarray(table["weights"][name], jnp.float32) for name in Weights._fields))
-    for name, array, expected in zip(Weights._fields, weights, initial(len(signals)), strict=True):
+    weights = Weights(*(jnp.asarray(np.asarray(table["weights"][name], np.float32)) for name in Weights._fields))
+    # Shapes alone: making the arrays would take a program each, loaded anew whenever the command line starts.
+    for name, array, expected in zip(
+        Weights._fields, weights, jax.eval_shape(lambda: initial(len(signals))), strict=True
+    ):
         if array.shape != expected.shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {expected.shape}")
     return Calibration(signals, weights, tuple(float(w) for w in table["confidence"]))

@@ -10,6 +10,7 @@ from gradalign.features import LogMel, log_mel, log_mel_padded
 
 DEFAULT = LogMel()
 SMALL = LogMel(sample_rate=8_000, n_fft=256, window_samples=200, hop_samples=64, n_mels=20, floor=1e-6)
+LOW = LogMel(sample_rate=1_600, n_fft=128, window_samples=101, hop_samples=16, n_mels=12)
 
 
 def speech_like(n_samples, rate=16_000):
@@ -22,7 +23,7 @@ def speech_like(n_samples, rate=16_000):
     return (0.1 * burst * voiced + 0.003 * rng.normal(size=n_samples)).astype(np.float32)
 
 
-@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
+@pytest.mark.parametrize("config", [DEFAULT, SMALL, LOW], ids=["default", "small", "all bands below 1 kHz"])
 @pytest.mark.parametrize("n_samples", [600, 1599, 1600, 16_123])
 def test_frames_are_those_of_librosa(config, n_samples):
     waveform = speech_like(n_samples, config.sample_rate)
