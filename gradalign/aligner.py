@@ -12,7 +12,6 @@ from gradalign._types import Method
 from gradalign.alignment import Alignment
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
-from gradalign.cache import spare_memory_maps
 from gradalign.clock import part
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
@@ -88,7 +87,6 @@ def align(
         raise ValueError(f"reduce must be one of {', '.join(get_args(Reduction))}; got {reduce!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     method = chosen_method(method, bundle, plain=leaf != "features" or reduce != "l2")
-    spare_memory_maps()
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
     if method != "equal":
         bundle.check_time_order(*_deepest(method, leaf, bundle))

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
-LABEL_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
+LABEL_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 def bucket(size: int, buckets: tuple[int, ...]) -> int:

@@ -1,10 +1,17 @@
-"""Where compiled programs are kept between runs of the command line, so that only the first one compiles."""
+"""Where compiled programs are kept: between runs of the command line, and in memory while they are used."""
 
+import gc
 import logging
 import os
 import sys
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
 
 
 def prepare_jax() -> None:
@@ -51,14 +58,56 @@ def cache_folder() -> Path | None:
     return root / "jax" if os.access(root / "jax", os.W_OK) else None
 
 
-def spare_memory_maps(share: float = 0.5) -> None:
-    """Drop compiled programs if they hold too many memory maps; the folder of programs gives them back when needed.
+class by_shape(Generic[R]):
+    """``jax.jit`` for functions that meet many shapes: programs that were not used for long are dropped.
 
-    Linux allows a process 65,530 maps by default, and each program takes some. Past that, XLA dies with "Unable to
-    allocate section memory" or a segmentation fault, which a corpus of many different lengths would run into.
+    Linux allows a process 65,530 memory maps by default, and a program of ours takes one to two thousand. Past that,
+    XLA dies with "Unable to allocate section memory" or a segmentation fault, which a corpus of many different lengths
+    would run into. JAX frees a program when the function that it was made of is gone, so each shape gets a function of
+    its own. A program that was dropped and is needed again comes from the folder of programs.
+    """
+
+    def __init__(self, function: Callable[..., R], *, static_argnames: tuple[str, ...] = ()) -> None:
+        """Compile a function as ``jax.jit`` does.
+
+        Args:
+            function: Pure; arrays and trees of them go in.
+            static_argnames: As for ``jax.jit``.
+        """
+        self.__wrapped__ = function
+        self._static = static_argnames
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Call the program for these shapes."""
+        return self._program(args, kwargs)(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As the method of a function that went through ``jax.jit``."""
+        return self._program(args, kwargs).lower(*args, **kwargs)
+
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import jax
+
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves((args, kwargs)) if hasattr(leaf, "shape"))
+        key = (self, shapes)
+        if key not in _programs:
+            drop_programs()
+            function = self.__wrapped__
+            own = wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
+            _programs[key] = jax.jit(own, static_argnames=self._static)
+        _programs.move_to_end(key)
+        return _programs[key]
+
+
+_programs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+"""Functions by what they compute and for which shapes; those used last stand last."""
+
+
+def drop_programs(share: float = 0.75) -> None:
+    """Drop the half of all `by_shape` programs that was not used for longest, if memory maps are short.
 
     Args:
-        share: Of the maps that are allowed; with more than this in use, all programs are dropped.
+        share: Of the maps that are allowed; with more than this in use, programs are dropped.
     """
     try:
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
@@ -66,6 +115,6 @@ def spare_memory_maps(share: float = 0.5) -> None:
     except (OSError, ValueError):  # not Linux
         return
     if used > share * allowed:
-        import jax
-
-        jax.clear_caches()
+        for _ in range(-(-len(_programs) // 2)):
+            _programs.popitem(last=False)
+        gc.collect()

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from gradalign._arrays import Features
+from gradalign.cache import by_shape
 from gradalign.timing import FrameGrid
 
 
@@ -94,7 +94,7 @@ def log_mel(waveform: Float[Array, " samples"], config: LogMel = LogMel()) -> Fe
     return jnp.log(power @ filters.T + config.floor)
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(by_shape, static_argnames=("config",))
 def _compiled(waveform: Float[Array, " samples"], config: LogMel) -> Features:
     return log_mel(waveform, config)
 

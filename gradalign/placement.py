@@ -11,6 +11,7 @@ from gradalign._types import Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
 from gradalign.boundaries import Boundaries, boundaries, within
 from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS, bucket
+from gradalign.cache import by_shape
 from gradalign.calibration import Calibration, classes_of
 from gradalign.calibration import scores as calibrated_scores
 from gradalign.clock import part
@@ -253,7 +254,7 @@ def _members(transcript: Transcript) -> dict[int, list[int]]:
     return members
 
 
-@jax.jit
+@by_shape
 def _weighed(weights, seen, classes, n_labels):
     return normalise(*calibrated_scores(weights, seen, classes, n_labels), n_labels=n_labels)
 
@@ -283,11 +284,11 @@ def _padded_scores(scores: np.ndarray, silence: np.ndarray, topology: Topology):
     return padded, quiet, topology.padded(rows), n_labels, n_frames
 
 
-@jax.jit
+@by_shape
 def _viterbi(scores, silence, topology, n_labels, n_frames):
     return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames).labels
 
 
-@jax.jit
+@by_shape
 def _forward_backward(scores, silence, topology, n_labels, n_frames):
     return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames)

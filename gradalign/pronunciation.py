@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign.bundle import Bundle
+from gradalign.cache import by_shape
 from gradalign.evidence import ctc_scores
 from gradalign.lattice import Topology, forward_backward
 from gradalign.nn.aed import AED
@@ -121,7 +122,7 @@ def _tries(bundle: Bundle, transcript: Transcript) -> list[tuple[int, int]]:
     ]
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _log_probs(graph: Any, state: Any, features, n_frames, rows, touch, counts):
     network: AED = nnx.merge(graph, state)
     encoded, valid, _ = network.encode(features, n_frames)

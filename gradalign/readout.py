@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
-from gradalign.cache import spare_memory_maps
+from gradalign.cache import by_shape
 from gradalign.clock import part
 from gradalign.compressed import UNSURE, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.errors import AlignmentError
@@ -125,7 +125,6 @@ def read_signals(
         names: Which signals; None for all.
         exact: Whether gradients are followed through the whole recording anyway.
     """
-    spare_memory_maps()
     names = signal_names(bundle.network.config) if names is None else names
     if "ctc" in names and len(names) > 1 and _is_long(bundle, features):
         return _in_pieces(bundle, features, labels, names, exact=exact)
@@ -229,13 +228,13 @@ def check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str)
         )
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _coarse(graph, state, features, n_frames, labels):
     network = nnx.merge(graph, state)
     return coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
 
 
-@partial(jax.jit, static_argnames=("graph", "names", "windows"))
+@partial(by_shape, static_argnames=("graph", "names", "windows"))
 def _signals(graph, state, features, n_frames, labels, *, names, windows):
     network = nnx.merge(graph, state)
     chunk = None if windows else _chunk(network, features.shape[0])
@@ -258,7 +257,7 @@ def _chunk(network: Any, n_rows: int) -> int:
     return int(np.clip(CHUNK_BYTES // (4 * 8 * network.config.heads * n_encoder**2), 1, 32))
 
 
-@partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
+@partial(by_shape, static_argnames=("graph", "depth", "reduce"))
 def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int, reduce: Reduction):
     network = nnx.merge(graph, state)
     return exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
@@ -275,18 +274,18 @@ def _gradients(graph, state, features, labels, depth, reduce, exact):
     return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
 
 
-@partial(jax.jit, static_argnames=("graph", "depth", "reduce"))
+@partial(by_shape, static_argnames=("graph", "depth", "reduce"))
 def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce):
     found = _saliency(graph, state, features, n_frames, labels, depth=depth, reduce=reduce)
     return _scores_of(found, graph, state, features, n_frames, labels, depth)
 
 
-@partial(jax.jit, static_argnames=("graph", "depth"))
+@partial(by_shape, static_argnames=("graph", "depth"))
 def _windowed(graph, state, features, n_frames, labels, *, depth):
     return windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,))
 
 
-@partial(jax.jit, static_argnames=("graph", "depth"))
+@partial(by_shape, static_argnames=("graph", "depth"))
 def _windowed_scores(graph, state, features, n_frames, labels, *, depth):
     found = _windowed(graph, state, features, n_frames, labels, depth=depth)
     return _scores_of(found.saliency[0], graph, state, features, n_frames, labels, depth), found.missed
@@ -306,13 +305,13 @@ def _scores_of(found, graph, state, features, n_frames, labels, depth):
     return normalise(scores, silence, n_labels=n_labels)
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _ctc_log_probs(graph, state, features, n_frames):
     network = nnx.merge(graph, state)
     return network.ctc_log_probs(network.encode(features, n_frames)[0])
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _cross_attention(graph, state, features, n_frames, labels):
     """Cross-attention of the last decoder layer, averaged over heads."""
     seen = nnx.merge(graph, state).intermediates(features, labels, n_frames)

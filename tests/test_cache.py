@@ -1,12 +1,16 @@
 """Where compiled programs are kept; that a run keeps them there is in test_cli.py."""
 
 import sys
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from gradalign.cache import cache_folder, spare_memory_maps
+from gradalign import cache
+from gradalign.cache import by_shape, cache_folder, drop_programs
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +42,38 @@ def test_else_it_lies_in_the_users_folder_of_caches(monkeypatch, platform, varia
     assert cache_folder() == Path.cwd() / "own" / below / "gradalign" / "jax"
 
 
-def test_programs_are_dropped_when_they_hold_too_many_memory_maps():
-    program = jax.jit(lambda x: x + 1)
-    program(1.0)
-    spare_memory_maps(share=1.0)
-    assert program._cache_size() == 1
-    spare_memory_maps(share=0.0)
-    if Path("/proc/self/maps").exists():
-        assert program._cache_size() == 0
-    assert program(1.0) == 2.0
+def memory_maps() -> int:
+    return Path("/proc/self/maps").read_bytes().count(b"\n")
+
+
+@by_shape
+def doubled(x):
+    return jnp.concatenate([jnp.sort(x), jnp.cumsum(jnp.flip(x))])
+
+
+def test_programs_that_were_not_used_for_longest_are_dropped(monkeypatch):
+    monkeypatch.setattr(cache, "_programs", OrderedDict())
+    for n in (3, 4, 5, 6, 3):
+        np.testing.assert_array_equal(doubled(jnp.arange(n))[:n], np.arange(n))
+    assert [shapes for _, shapes in cache._programs] == [((4,),), ((5,),), ((6,),), ((3,),)]
+    drop_programs(share=1.0)
+    assert len(cache._programs) == 4
+    if not Path("/proc/self/maps").exists():
+        return
+    held = memory_maps()
+    drop_programs(share=0.0)
+    assert [shapes for _, shapes in cache._programs] == [((6,),), ((3,),)]
+    assert memory_maps() < held
+    np.testing.assert_array_equal(doubled(jnp.arange(4))[:4], np.arange(4))
+
+
+def test_programs_by_shape_know_static_arguments_by_name_and_by_place():
+    @partial(by_shape, static_argnames=("power", "times"))
+    def raised(x, power, *, times=1):
+        assert isinstance(power, int)
+        assert isinstance(times, int)
+        return times * x**power
+
+    assert raised(jnp.asarray(3), 2) == 9
+    assert raised(jnp.asarray(3), power=3, times=2) == 54
+    assert "jit_raised" in raised.lower(jnp.asarray(3), 2).as_text()
