@@ -1,14 +1,16 @@
 """From a recording and its transcript to an alignment: the one place where all parts meet."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from gradalign import audio as audio_files
 from gradalign import bundle as bundles
-from gradalign._types import Method
+from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
@@ -23,7 +25,10 @@ from gradalign.placement import place, place_calibrated
 from gradalign.pronunciation import chosen_variants
 from gradalign.readout import check_rises, evidence, leaf_depth, n_frames_at, read_signals
 from gradalign.signals import depth_of, family
+from gradalign.stretches import Stretch, merged, part_of, stretches
 from gradalign.transcript import Transcript
+
+_log = logging.getLogger(__name__)
 
 
 def align(
@@ -39,8 +44,13 @@ def align(
     variants: bool = True,
     keep_evidence: bool = True,
     exact: bool = False,
+    progress: Callable[[Seconds, Seconds], None] | None = None,
 ) -> Alignment:
     """When each word and phone of a transcript was said.
+
+    A recording that is longer than the model takes is cut at pauses, which the CTC head hears, and its stretches are
+    aligned one after the other; see `gradalign.stretches`. Words of a stretch that cannot be aligned are "unplaced",
+    and a warning says why.
 
     Args:
         audio: A file, or mono samples in [-1, 1].
@@ -59,13 +69,16 @@ def align(
             the K-th block, counted from 1) or "encoder" (output of the last one).
         reduce: How a frame's plain gradient becomes one number; see `gradalign.saliency`.
         variants: Whether the model chooses among the pronunciations of each word; else the first one is taken.
-        keep_evidence: Whether the result keeps what it was read off, for `Alignment.plot`.
+        keep_evidence: Whether the result keeps what it was read off, for `Alignment.plot`; not for recordings that are
+            longer than the model takes.
         exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
             so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
             warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by "calibrated-gradient",
             which does not look at that head.
             Methods that look at it and at more read recordings longer than 16 s in pieces.
+        progress: Called with the seconds that are aligned and the length of the recording, where that is longer than
+            the model takes.
 
     Returns:
         Tiers "words" and "phones", and the fate of every word of the transcript. By a calibrated method boundaries are
@@ -87,7 +100,7 @@ def align(
         raise ValueError(f"reduce must be one of {', '.join(get_args(Reduction))}; got {reduce!r}")
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     method = chosen_method(method, bundle, plain=leaf != "features" or reduce != "l2")
-    depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    leaf_depth(leaf, bundle.network.config.encoder_layers)
     if method != "equal":
         bundle.check_time_order(*_deepest(method, leaf, bundle))
     if isinstance(transcript, Path):
@@ -96,27 +109,87 @@ def align(
         transcript = Transcript.from_text(transcript)
     with part("read"):
         waveform = prepared(audio, bundle, sample_rate=sample_rate, channel=channel)
+    how = _How(bundle, method, leaf, reduce, variants, keep_evidence, exact)
+    if len(waveform) <= bundle.max_duration_s * bundle.features.sample_rate:
+        return _aligned(waveform, transcript, how)
+    return _aligned_in_stretches(waveform, transcript, how, progress)
+
+
+class _How(NamedTuple):
+    """The options of `align`, checked."""
+
+    bundle: Bundle
+    method: Method
+    leaf: str
+    reduce: Reduction
+    variants: bool
+    keep_evidence: bool
+    exact: bool
+
+
+def _aligned(waveform: Float[np.ndarray, " samples"], transcript: Transcript, how: _How) -> Alignment:
+    """A recording that the model takes in one piece."""
+    bundle, method = how.bundle, how.method
     with part("features"):
         features = log_mel_padded(waveform, bundle.features)
     duration = len(waveform) / bundle.features.sample_rate
-    kept = (features, bundle.grid) if keep_evidence else None
-    if variants and method != "equal":
+    kept = (features, bundle.grid) if how.keep_evidence else None
+    if how.variants and method != "equal":
         with part("variants"):
             transcript = pronounced(bundle, transcript, features)
     about: dict[str, Any] = {"duration": duration, "features": kept, "method": method, "model": bundle.name}
     if method in bundle.calibrations:
         calibration = bundle.calibrations[method]
         check_feasible(len(transcript.labels), len(features), Topology.words(transcript.unit_of_label))
-        seen = read_signals(bundle, features, transcript.labels, calibration.signals, exact=exact)
+        seen = read_signals(bundle, features, transcript.labels, calibration.signals, exact=how.exact)
         # Where the CTC head says where to look, gradients rise whatever the encoder does; attention tells.
         told = [name for name in calibration.signals if family(name) == "attention"]
         if told:
             check_rises(seen.scores[calibration.signals.index(told[-1])], f"signal {told[-1]!r}")
         return place_calibrated(transcript, seen, calibration, grid=bundle.grid, **about)[0]
-    scores, silence, topology, grid = evidence(bundle, features, transcript, method, depth, reduce, exact)
+    depth = leaf_depth(how.leaf, bundle.network.config.encoder_layers)
+    scores, silence, topology, grid = evidence(bundle, features, transcript, method, depth, how.reduce, how.exact)
     if method == "attention" or (method == "gradient" and depth != FEATURES_LEAF):
-        check_rises(scores, method if method == "attention" else f"saliency at leaf {leaf!r}")
+        check_rises(scores, method if method == "attention" else f"saliency at leaf {how.leaf!r}")
     return place(transcript, scores, silence, grid=grid, topology=topology, **about)
+
+
+def _aligned_in_stretches(
+    waveform: Float[np.ndarray, " samples"],
+    transcript: Transcript,
+    how: _How,
+    progress: Callable[[Seconds, Seconds], None] | None,
+) -> Alignment:
+    """A recording that is longer than the model takes; a stretch that cannot be aligned leaves its words unplaced."""
+    bundle, hop = how.bundle, how.bundle.features.hop_samples
+    rate = bundle.features.sample_rate
+    duration = len(waveform) / rate
+    bundle.check_time_order("cutting recordings at pauses", bundle.network.config.encoder_layers)
+    with part("features"):
+        features = log_mel_padded(waveform, bundle.features)
+    cut = stretches(bundle, features, transcript)
+    del features
+    parts: list[tuple[Stretch, Alignment | None]] = []
+    for stretch in cut:
+        begin, end = stretch.frames
+        inside = part_of(transcript, *stretch.words)
+        found = None
+        if inside is not None:
+            try:
+                found = _aligned(waveform[begin * hop : end * hop], inside, how._replace(keep_evidence=False))
+            except AlignmentError as error:
+                _log.warning(
+                    "%.1f to %.1f s could not be aligned, its words are unplaced: %s",
+                    begin * hop / rate,
+                    end * hop / rate,
+                    error,
+                )
+        parts.append((stretch, found))
+        if progress is not None:
+            progress(end * hop / rate, duration)
+    if all(found is None for _, found in parts):
+        raise AlignmentError("no stretch of the recording could be aligned; is the transcript what is said there?")
+    return merged(parts, transcript, hop=bundle.grid.hop_s, duration=duration, method=how.method, model=bundle.name)
 
 
 def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarray, "frames mels"]) -> Transcript:
@@ -169,7 +242,7 @@ def _deepest(method: Method, leaf: str, bundle: Bundle) -> tuple[str, int]:
 def prepared(
     audio: str | Path | np.ndarray, bundle: Bundle, *, sample_rate: int | None = None, channel: int | None = None
 ) -> Float[np.ndarray, " samples"]:
-    """Samples as the model hears them: at its rate, checked, not too long and not too quiet.
+    """Samples as the model hears them: at its rate, checked, and not too quiet.
 
     Args:
         audio: As for `align`.
@@ -178,10 +251,10 @@ def prepared(
         channel: As for `align`.
 
     Raises:
-        AlignmentError: If the samples cannot be used, or are too many for the model.
+        AlignmentError: If the samples cannot be used.
         FormatError: If the file cannot be read.
     """
-    rate, longest = bundle.features.sample_rate, bundle.max_duration_s
+    rate = bundle.features.sample_rate
     if isinstance(audio, np.ndarray):
         if audio.ndim != 1:
             raise AlignmentError(f"expected mono samples, shape (samples,), got shape {audio.shape}; pick a channel")
@@ -192,11 +265,5 @@ def prepared(
         checked = audio_files.check(np.asarray(audio, np.float32))
         waveform = audio_files.resample(checked, sample_rate or rate, rate)
     else:
-        waveform = audio_files.read(audio, channel=channel, sample_rate=rate, max_duration_s=longest)
-    waveform = audio_files.levelled(waveform)
-    if len(waveform) / rate > bundle.max_duration_s:
-        raise AlignmentError(
-            f"the recording is {len(waveform) / rate:.0f} s long, model {bundle.name!r} takes at most "
-            f"{bundle.max_duration_s:.0f} s in one piece; split it and its transcript at pauses"
-        )
-    return waveform
+        waveform = audio_files.read(audio, channel=channel, sample_rate=rate)
+    return audio_files.levelled(waveform)

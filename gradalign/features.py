@@ -38,6 +38,9 @@ class LogMel:
         return FrameGrid(self.sample_rate, self.hop_samples)
 
 
+_BLOCK_S = 60
+
+
 @lru_cache
 def _constants(config: LogMel) -> tuple[Float[np.ndarray, " n_fft"], Float[np.ndarray, "mels bins"]]:
     """Periodic Hann window, padded on both sides to the transform, and the mel filters."""
@@ -100,11 +103,26 @@ def _compiled(waveform: Float[Array, " samples"], config: LogMel) -> Features:
 
 
 def log_mel_padded(waveform: np.ndarray, config: LogMel) -> Float[np.ndarray, "frames mels"]:
-    """The same frames as `log_mel`, on the host, compiled once per whole second of length.
+    """The same frames as `log_mel`, on the host, compiled once per whole second of length, and by the minute.
 
-    Zero padding a waveform changes none of its frames, which are centred and zero padded anyway.
+    Zero padding a waveform changes none of its frames, which are centred and zero padded anyway, and minutes of a
+    longer one are cut where both sides of each frame are there: so memory is that of a minute.
     """
-    n = len(waveform)
-    seconds = -(-n // config.sample_rate)
-    padded = np.pad(np.asarray(waveform, np.float32), (0, seconds * config.sample_rate - n))
-    return np.asarray(_compiled(padded, config))[: config.grid.n_frames(n)]
+    n, half = len(waveform), config.n_fft // 2
+    samples = np.asarray(waveform, np.float32)
+    n_frames, block = config.grid.n_frames(n), _BLOCK_S * config.sample_rate // config.hop_samples
+    if n_frames <= block:
+        seconds = -(-n // config.sample_rate)
+        padded = np.pad(samples, (0, seconds * config.sample_rate - n))
+        return np.asarray(_compiled(padded, config))[:n_frames]
+    # Frames before the block that are computed and thrown away, since they lack their left side.
+    skipped = -(-half // config.hop_samples)
+    length = (block + 2 * skipped) * config.hop_samples
+    found = []
+    for first in range(0, n_frames, block):
+        begin = (first - skipped) * config.hop_samples
+        here = samples[max(begin, 0) : begin + length]
+        padded = np.pad(here, (max(-begin, 0), 0))
+        padded = np.pad(padded, (0, length - len(padded)))
+        found.append(np.asarray(_compiled(padded, config))[skipped : skipped + min(block, n_frames - first)])
+    return np.concatenate(found)

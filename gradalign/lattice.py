@@ -143,6 +143,63 @@ def viterbi(
         The label at each frame, and the sum.
     """
     states = _States.of(scores, silence, topology, n_labels, n_frames)
+    alpha, moves, total = _best_arrivals(states, states.before())
+
+    def backward(state: Array, moves: Array) -> tuple[Array, Array]:
+        return state - moves[state], state
+
+    final = jnp.where(states.ends, alpha, NEVER)
+    _, visited = jax.lax.scan(backward, final.argmax().astype(jnp.int32), moves, reverse=True)
+    in_label = (visited % 2 == 1) & states.frames.real
+    return Path(jnp.where(in_label, visited // 2, -1), final.max() + total)
+
+
+class Steps(NamedTuple):
+    """Part of the way through a lattice, see `viterbi_steps`.
+
+    Attributes:
+        alpha: Score of the best path to each state after the last frame, but for ``total``.
+        moves: How many states back the best path to each state comes from: 0, 1 or 2.
+        total: Sum of what was taken off all scores.
+        ends: Whether a path may end in the state.
+    """
+
+    alpha: Float[Array, " states"]
+    moves: Int[Array, "frames states"]
+    total: Float[Array, ""]
+    ends: Bool[Array, " states"]
+
+
+def viterbi_steps(
+    alpha: Float[Array, " states"] | None,
+    scores: Scores,
+    silence: Float[Array, " frames"],
+    topology: Topology,
+    *,
+    n_labels: int | Int[Array, ""] | None = None,
+    n_frames: int | Int[Array, ""] | None = None,
+) -> Steps:
+    """The forward pass of `viterbi` over some frames, for recordings that are taken in parts.
+
+    Args:
+        alpha: Of the part before; None at the beginning of the recording.
+        scores: As for `viterbi`, of these frames.
+        silence: Of these frames.
+        topology: As for `viterbi`.
+        n_labels: True number of labels if padded.
+        n_frames: True number of frames if padded.
+    """
+    states = _States.of(scores, silence, topology, n_labels, n_frames)
+    if alpha is not None:
+        frames = states.frames._replace(entry=jnp.full_like(states.frames.entry, NEVER))
+        states = states._replace(frames=frames)
+    return Steps(*_best_arrivals(states, states.before() if alpha is None else alpha), states.ends)
+
+
+def _best_arrivals(
+    states: "_States", alpha: Float[Array, " states"]
+) -> tuple[Float[Array, " states"], Int[Array, "frames states"], Float[Array, ""]]:
+    """Viterbi's forward pass; what it takes off the scores keeps them small, where float32 is fine."""
 
     def forward(alpha: Array, frame: _Frame) -> tuple[Array, tuple[Array, Array]]:
         arrivals = _arrivals(alpha, frame.entry, states.jumps)
@@ -151,14 +208,8 @@ def viterbi(
         shift = jnp.where(frame.real, best.max(), 0.0)
         return jnp.where(frame.real, best - shift, alpha), (moves, shift)
 
-    def backward(state: Array, moves: Array) -> tuple[Array, Array]:
-        return state - moves[state], state
-
-    alpha, (moves, shifts) = jax.lax.scan(forward, states.before(), states.frames)
-    final = jnp.where(states.ends, alpha, NEVER)
-    _, visited = jax.lax.scan(backward, final.argmax().astype(jnp.int32), moves, reverse=True)
-    in_label = (visited % 2 == 1) & states.frames.real
-    return Path(jnp.where(in_label, visited // 2, -1), final.max() + shifts.sum())
+    alpha, (moves, shifts) = jax.lax.scan(forward, alpha, states.frames)
+    return alpha, moves, shifts.sum()
 
 
 def forward_backward(

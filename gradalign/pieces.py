@@ -20,39 +20,49 @@ class Piece(NamedTuple):
     frames: tuple[int, int]
 
 
-def pieces(centres: Int[np.ndarray, " labels"], n_frames: int, *, longest: int, margin: int = 100) -> list[Piece]:
+def pieces(
+    starts: Int[np.ndarray, " labels"],
+    ends: Int[np.ndarray, " labels"],
+    n_frames: int,
+    *,
+    longest: int,
+    margin: int = 100,
+) -> list[Piece]:
     """Cut a recording at its widest pauses.
 
     A recording whose speech is too long is cut in two at the widest gap between labels whose middle lies in the middle
-    third of it, and so are the halves. Where no gap lies there, the nearest one to the middle is taken. Silence before
-    and after the speech is left out, but for a second.
+    third of it, and so are the halves. Where no gap lies there, the nearest one to the middle is taken. Of what is too
+    long, silence before and after the speech is left out, but for a second.
 
     Args:
-        centres: Frame in the middle of each label, by a coarse alignment; in order.
+        starts: First frame of each label, by a coarse alignment; in order. Words will do as well as labels.
+        ends: Last frame of each, in order.
         n_frames: Length of the recording.
         longest: Frames a piece may have; one with a single label may be longer.
         margin: Frames before the first and after the last label that belong to the speech.
 
     Returns:
-        Pieces in order, which together hold all labels, and touch each other.
+        Pieces in order, which together hold all labels. They touch each other, or silence lies between them.
     """
-    middles, gaps = (centres[:-1] + centres[1:]) // 2, np.diff(centres)
+    middles, gaps = (ends[:-1] + starts[1:]) // 2, starts[1:] - ends[:-1]
 
     def cut(piece: Piece) -> list[Piece]:
         (first, last), (begin, end) = piece.labels, piece.frames
+        if end - begin > longest:
+            begin = max(begin, int(starts[first]) - margin)
+            end = min(end, int(ends[last - 1]) + margin + 1)
         # Gap i lies between labels i and i + 1.
         inner = np.arange(first, last - 1)
         inner = inner[(middles[inner] > begin) & (middles[inner] < end)]
         if end - begin <= longest or not len(inner):
-            return [piece]
+            return [Piece((first, last), (begin, end))]
         far = np.abs(middles[inner] - (begin + end) / 2)
         central = inner[far <= (end - begin) / 6]
         at = int(central[gaps[central].argmax()]) if len(central) else int(inner[far.argmin()])
         frame = int(middles[at])
         return cut(Piece((first, at + 1), (begin, frame))) + cut(Piece((at + 1, last), (frame, end)))
 
-    speech = (max(int(centres[0]) - margin, 0), min(int(centres[-1]) + margin + 1, n_frames))
-    return cut(Piece((0, len(centres)), (0, n_frames) if n_frames <= longest else speech))
+    return cut(Piece((0, len(starts)), (0, n_frames)))
 
 
 def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Signals:

@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 LONGEST_S = 16.0
 """Longer recordings are read in pieces of at most this; most utterances that models learn from are shorter."""
 
+HEARD, OVERLAP = 1920, 240
+"""Frames of a window in which the CTC head hears recordings of any length, and of its context on each side."""
+
 CHUNK_BYTES = 1 << 30
 """Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
 
@@ -172,12 +175,33 @@ def _in_pieces(
     cut = [Piece((0, len(labels)), (0, len(features)))]
     if bool(found):
         fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
-        cut = pieces(fine, len(features), longest=round(LONGEST_S / bundle.grid.hop_s))
+        cut = pieces(fine, fine, len(features), longest=round(LONGEST_S / bundle.grid.hop_s))
     parts = []
     for piece in cut:
         inside, here = labels[slice(*piece.labels)], features[slice(*piece.frames)]
         parts.append((piece, _read(bundle, here, inside, names, exact=exact)))
     return joined(parts, whole, names.index("ctc"))
+
+
+def ctc_log_probs(
+    bundle: Bundle, features: Float[np.ndarray, "frames mels"]
+) -> Float[np.ndarray, "encoder_frames vocabulary"]:
+    """Log-probabilities of the CTC head for a recording of any length, heard in overlapping windows.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames.
+    """
+    graph, state = nnx.split(bundle.network)
+    factor, n_frames = bundle.network.config.subsampling, len(features)
+    parts = []
+    for begin in range(0, n_frames, HEARD - 2 * OVERLAP):
+        first, end = max(begin - OVERLAP, 0), min(begin + HEARD - 2 * OVERLAP, n_frames)
+        here = features[first : min(end + OVERLAP, n_frames)]
+        padded = np.pad(here, ((0, HEARD - len(here)), (0, 0)))
+        found = np.asarray(_ctc_log_probs(graph, state, padded, len(here)))
+        parts.append(found[(begin - first) // factor : -(-(end - first) // factor)])
+    return np.concatenate(parts)
 
 
 class AllSignals(NamedTuple):

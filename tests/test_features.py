@@ -6,6 +6,7 @@ import librosa
 import numpy as np
 import pytest
 
+from gradalign import features
 from gradalign.features import LogMel, log_mel, log_mel_padded
 
 DEFAULT = LogMel()
@@ -45,6 +46,14 @@ def test_padding_to_whole_seconds_changes_no_frame(n_samples):
     found = log_mel_padded(waveform, DEFAULT)
     assert found.shape == (1 + n_samples // 160, 80) == (DEFAULT.grid.n_frames(n_samples), 80)
     np.testing.assert_allclose(found, log_mel(jnp.asarray(waveform), DEFAULT), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_samples", [16_000, 16_001, 16_100, 40_003])
+def test_minutes_of_a_long_recording_are_cut_where_no_frame_notices(n_samples, monkeypatch):
+    waveform = speech_like(n_samples, SMALL.sample_rate)
+    monkeypatch.setattr(features, "_BLOCK_S", 1)
+    found = log_mel_padded(waveform, SMALL)
+    np.testing.assert_allclose(found, log_mel(jnp.asarray(waveform), SMALL), atol=1e-4)
 
 
 def test_a_frame_is_centred_where_the_grid_says():

@@ -1,5 +1,7 @@
 """Cutting long recordings: nothing is lost, cuts lie in the widest pauses, and rows come back where they belong."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,12 +14,16 @@ from gradalign.signals import CUES, Signals, signal_names
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(0, 80), st.integers(5, 200))
-def test_pieces_hold_all_labels_in_order_and_touch(gaps, rest, longest):
+def test_pieces_hold_all_labels_in_order_and_only_silence_lies_between(gaps, rest, longest):
     centres = np.cumsum(gaps)
     n_frames = int(centres[-1]) + 1 + rest
-    found = pieces(centres, n_frames, longest=longest, margin=10)
+    found = pieces(centres, centres, n_frames, longest=longest, margin=10)
     assert [p.labels[0] for p in found] == [0, *(p.labels[1] for p in found[:-1])]
-    assert [p.frames[0] for p in found[1:]] == [p.frames[1] for p in found[:-1]]
+    for before, after in pairwise(found):
+        end, begin = before.frames[1], after.frames[0]
+        assert end == begin or (
+            end < begin and (end > centres[before.labels[1] - 1] + 10 or begin < centres[after.labels[0]] - 9)
+        )
     assert found[-1].labels[1] == len(gaps)
     if n_frames <= longest:
         assert found == [Piece((0, len(gaps)), (0, n_frames))]
@@ -31,14 +37,20 @@ def test_pieces_hold_all_labels_in_order_and_touch(gaps, rest, longest):
 
 def test_long_silence_does_not_cut_off_a_label():
     centres = np.linspace(20, 300, 30).round().astype(int)
-    assert pieces(centres, 2000, longest=1600) == [Piece((0, 30), (0, 401))]
-    assert pieces(centres + 1600, 2000, longest=1600) == [Piece((0, 30), (1520, 2000))]
+    assert pieces(centres, centres, 2000, longest=1600) == [Piece((0, 30), (0, 401))]
+    assert pieces(centres + 1600, centres + 1600, 2000, longest=1600) == [Piece((0, 30), (1520, 2000))]
+
+
+def test_a_pause_that_is_longer_than_a_piece_is_left_out():
+    centres = np.array([100, 150, 5000, 5050])
+    found = pieces(centres - 5, centres + 5, 9000, longest=400, margin=20)
+    assert found == [Piece((0, 2), (75, 176)), Piece((2, 4), (4975, 5076))]
 
 
 def test_the_cut_is_in_the_widest_pause_of_the_middle():
     centres = np.array([5, 10, 40, 45, 50, 70, 75, 80, 85, 95])  # pauses after 10, which is too early, and after 50
-    assert pieces(centres, 100, longest=60) == [Piece((0, 5), (0, 60)), Piece((5, 10), (60, 100))]
-    assert pieces(centres, 100, longest=100) == [Piece((0, 10), (0, 100))]
+    assert pieces(centres, centres, 100, longest=60) == [Piece((0, 5), (0, 60)), Piece((5, 10), (60, 100))]
+    assert pieces(centres, centres, 100, longest=100) == [Piece((0, 10), (0, 100))]
 
 
 def test_rows_come_back_where_they_belong():
@@ -87,10 +99,10 @@ def test_a_recording_longer_than_a_piece_is_read_in_pieces(tiny_bundle, monkeypa
 
 
 def test_one_label_cannot_be_cut():
-    assert pieces(np.array([7]), 500, longest=100) == [Piece((0, 1), (0, 108))]
+    assert pieces(np.array([7]), np.array([7]), 500, longest=100) == [Piece((0, 1), (0, 108))]
 
 
 @pytest.mark.parametrize("longest", [1, 3])
 def test_labels_at_one_frame_end_the_cutting(longest):
-    found = pieces(np.full(4, 10), 21, longest=longest)
+    found = pieces(np.full(4, 10), np.full(4, 10), 21, longest=longest)
     assert (found[0].labels[0], found[-1].labels[1]) == (0, 4)
