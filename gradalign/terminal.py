@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,21 @@ def note(text: str, *, quiet: bool) -> None:
     if sys.stderr.isatty() and not quiet:
         columns = shutil.get_terminal_size().columns - 1
         print(f"\r\x1b[K{text[:columns]}", end="", file=sys.stderr, flush=True)
+
+
+def reporters(*, quiet: bool) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What takes lines to keep, and what takes lines that the next one replaces.
+
+    Args:
+        quiet: Show neither.
+    """
+
+    def report(line: str) -> None:
+        note("", quiet=quiet)
+        if not quiet:
+            print(line, flush=True)
+
+    return report, lambda line: note(line, quiet=quiet)
 
 
 def progress(run: "Iterator[Outcome]", total: int, *, quiet: bool) -> "Iterator[Outcome]":

@@ -15,10 +15,11 @@ import soundfile
 from flax import nnx
 
 import gradalign
-from gradalign import audio, cli, commands, corpus, io, manifest, output
+from gradalign import audio, cli, corpus, io, manifest, output
 from gradalign import bundle as bundles
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle
+from gradalign.commands import _shared
 from gradalign.errors import FormatError
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
@@ -418,20 +419,20 @@ def test_an_interrupted_folder_keeps_what_is_done_and_goes_on_later(gradalign_, 
     for name in ("a", "b", "c"):
         record(f"in/{name}.wav")
         Path(f"in/{name}.txt").write_text(TEXT)
-    real = commands._align_one
+    real = _shared.align_one
 
     def stop_at_b(args, bundle, audio, text, **options):
         if audio.name == "b.wav":
             raise KeyboardInterrupt
         return real(args, bundle, audio, text, **options)
 
-    monkeypatch.setattr(commands, "_align_one", stop_at_b)
+    monkeypatch.setattr(_shared, "align_one", stop_at_b)
     status, out, err = gradalign_("align", "in")
     assert status == 130
     assert out.startswith("a.wav  aligned")
     assert "the same command goes on from here" in err
     assert sorted(path.name for path in Path("in").glob("*.TextGrid")) == ["a.TextGrid"]
-    monkeypatch.setattr(commands, "_align_one", real)
+    monkeypatch.setattr(_shared, "align_one", real)
     assert "2 aligned, 1 kept, 0 failed" in gradalign_("align", "in")[1]
 
 
