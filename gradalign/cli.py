@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         say("error", str(error))
         return 1
     except KeyboardInterrupt:
-        say("error", "interrupted; files that were written are complete")
+        say("error", "interrupted; what was written is complete")
         return 130
 
 
@@ -411,9 +411,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
         "--manifest", metavar="FILE", type=Path, help="recordings of a manifest or corpus folder, in place of AUDIO"
     )
     count = _number("a whole number, at least 1", 1.0, whole=True)
-    command.add_argument(
-        "--limit", metavar="N", type=count, default=10, help="take so many of them, evenly spread (default: 10)"
-    )
+    command.add_argument("--limit", metavar="N", type=count, help="take so many of them, evenly spread (default: 10)")
     command.add_argument("-o", "--output", metavar="FILE", help="draw a page there: .png, .pdf or .svg")
     command.add_argument("--json", action="store_true", help="print one JSON object with all measures")
     command.add_argument("--save", action="store_true", help="note the verdict in the model's config.json")

@@ -11,7 +11,7 @@ from gradalign import output as outputs
 from gradalign.cache import prepare_jax
 from gradalign.clock import part
 from gradalign.errors import FormatError, GradalignError
-from gradalign.terminal import note
+from gradalign.terminal import note, warnings_about
 
 if TYPE_CHECKING:
     from gradalign.alignment import Alignment
@@ -62,7 +62,7 @@ def target(args: argparse.Namespace, audio: Path, suffix: str) -> Path:
 
 
 def loaded(args: argparse.Namespace) -> "Bundle":
-    """The model, loaded; leaf and method are checked against it."""
+    """The model, loaded; the options of the method are checked against it."""
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
     from gradalign import calibration
@@ -77,12 +77,24 @@ def loaded(args: argparse.Namespace) -> "Bundle":
                 found, about = calibration.load(args.calibration)
                 bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
         leaf_depth(args.leaf, bundle.network.config.encoder_layers)
-        chosen_method(args.method, bundle, plain=args.leaf != "features")
+        _check_used(args, chosen_method(args.method, bundle, plain=args.leaf != "features"), bundle)
     except ValueError as error:
         args.parser.error(str(error))
     finally:
         note("", quiet=args.quiet)
     return bundle
+
+
+def _check_used(args: argparse.Namespace, method: str, bundle: "Bundle") -> None:
+    """Leave with a message if an option would be without effect."""
+    from gradalign.signals import family
+
+    learnt = bundle.calibrations.get(method)
+    if args.calibration is not None and learnt is None:
+        args.parser.error(f"--calibration goes with a calibrated method, got {method!r}; give --method or leave it out")
+    sources = (method,) if learnt is None else learnt.signals
+    if args.exact and not any(family(name) == "gradient" for name in sources):
+        args.parser.error(f"--exact goes with methods that follow gradients, got {method!r}; leave it out")
 
 
 def align_one(
@@ -93,16 +105,17 @@ def align_one(
     if not in_folder:
         note(f"aligning {audio.name} (the first recording of a new length takes longer)", quiet=args.quiet)
     try:
-        return align(
-            audio,
-            transcript,
-            model=bundle,
-            method=args.method,
-            channel=args.channel,
-            leaf=args.leaf,
-            keep_evidence=not in_folder,
-            exact=args.exact,
-        )
+        with warnings_about(audio):
+            return align(
+                audio,
+                transcript,
+                model=bundle,
+                method=args.method,
+                channel=args.channel,
+                leaf=args.leaf,
+                keep_evidence=not in_folder,
+                exact=args.exact,
+            )
     finally:
         if not in_folder:
             note("", quiet=args.quiet)

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     Reader = Callable[[int, float], np.ndarray]
     Heard = tuple[str, Callable[[], tuple[str, ...]], Reader]
 
+LIMIT = 10
+"""Recordings of a manifest that are looked at, unless asked for otherwise."""
+
 
 def run(args: argparse.Namespace) -> int:
     """Report what a model's encoder does to the order of time."""
     if args.manifest is not None and args.audio is not None:
         args.parser.error("give a recording or --manifest, not both")
+    if args.limit is not None and args.manifest is None:
+        args.parser.error("--limit goes with --manifest FILE")
     target = _page(args)
     heard = _heard(args)
     note(f"loading model {args.model}", quiet=args.quiet)
@@ -113,7 +118,7 @@ def _heard(args: argparse.Namespace) -> "list[Heard]":
     usable = manifest.check(found).usable
     if not usable:
         raise FormatError(f"{args.manifest}: none of {len(found)} utterances can be used: {manifest.check(found)}")
-    count = min(args.limit, len(usable))
+    count = min(args.limit or LIMIT, len(usable))
     chosen = [usable[(2 * i + 1) * len(usable) // (2 * count)] for i in range(count)]
 
     def labels_of(utterance: "Utterance"):

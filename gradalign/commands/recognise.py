@@ -19,17 +19,8 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Print what the model hears in recordings."""
     recordings = _recordings(args.audio)
+    _check_options(args)
     text = None if args.words is None else _word_file(args.words)
-    if args.word_penalty is not None and text is None:
-        args.parser.error("--word-penalty goes with --words WORDLIST")
-    if args.output is not None and outputs.is_folder(args.output):
-        args.parser.error(f"-o {args.output}: is a folder; expected one file for all recordings")
-    other = args.json or text is not None or args.n_best > 1 or args.channel is not None
-    if args.surest is not None and (args.output is None or Path(args.output).suffix != ".jsonl" or other):
-        args.parser.error(
-            "--surest writes a manifest of phones: it goes with -o FILE.jsonl, without --json, --words, --n-best and "
-            "--channel"
-        )
     target = None if args.output is None else _shared.target(args, recordings[0], ".txt")
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
@@ -40,34 +31,52 @@ def run(args: argparse.Namespace) -> int:
         bundle, vocabulary = load(args.model, calibrated=False), None if text is None else word_list(text)
     finally:
         note("", quiet=args.quiet)
-    lines, all_found, failed = [], [], 0
+    all_found: list[tuple[Path, Recognition]] = []
     for number, audio in enumerate(recordings, start=1):
         progress_of = f"{number}/{len(recordings)}: " * (len(recordings) > 1)
         note(f"{progress_of}recognising {audio.name} (a new length takes longer)", quiet=args.quiet)
         try:
             found = _recognise_one(args, bundle, audio, vocabulary)
         except GradalignError as error:
-            failed += 1
             message = str(error)
             say("error", message if str(audio) in message else f"{audio}: {message}")
             continue
         finally:
             note("", quiet=args.quiet)
-        line = _recognised(args, bundle, audio, found)
-        lines.append(line)
+        if args.surest is None:
+            _tell(_recognised(args, bundle, audio, found), target, first=not all_found, overwrite=args.overwrite)
         all_found.append((audio, found))
-        if target is None:
-            print(line, flush=True)
     if target is not None and args.surest is not None:
-        _write_heard(all_found, args.surest, target, overwrite=args.overwrite)
-    elif target is not None and lines:
-        from gradalign.io._files import write_text
-
-        write_text(target, "\n".join(lines) + "\n", overwrite=args.overwrite)
-    return int(failed > 0)
+        _write_surest(all_found, args.surest, target, overwrite=args.overwrite)
+    return int(len(all_found) < len(recordings))
 
 
-def _write_heard(found: "list[tuple[Path, Recognition]]", share: float, target: Path, *, overwrite: bool) -> None:
+def _check_options(args: argparse.Namespace) -> None:
+    """Leave with a message if options do not go together."""
+    if args.word_penalty is not None and args.words is None:
+        args.parser.error("--word-penalty goes with --words WORDLIST")
+    if args.output is not None and outputs.is_folder(args.output):
+        args.parser.error(f"-o {args.output}: is a folder; expected one file for all recordings")
+    other = args.json or args.words is not None or args.n_best > 1 or args.channel is not None
+    if args.surest is not None and (args.output is None or Path(args.output).suffix != ".jsonl" or other):
+        args.parser.error(
+            "--surest writes a manifest of phones: it goes with -o FILE.jsonl, without --json, --words, --n-best and "
+            "--channel"
+        )
+
+
+def _tell(lines: str, target: Path | None, *, first: bool, overwrite: bool) -> None:
+    """Print what was heard in a recording, or put it at the end of the file: a run that is killed keeps the others."""
+    if target is None:
+        print(lines, flush=True)
+        return
+    mode = "a" if not first else "w" if overwrite else "x"
+    # As on a terminal, a file name that is no Unicode must not stop the run.
+    with target.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(f"{lines}\n")
+
+
+def _write_surest(found: "list[tuple[Path, Recognition]]", share: float, target: Path, *, overwrite: bool) -> None:
     """A manifest of the recordings in which the model is surest of what it hears, by log-probability a phone."""
     from gradalign.manifest import Utterance, write
 
@@ -75,7 +84,10 @@ def _write_heard(found: "list[tuple[Path, Recognition]]", share: float, target: 
     heard.sort(key=lambda pair: pair[1].log_prob / len(pair[1].labels), reverse=True)
     kept = sorted(heard[: round(share * len(heard))], key=lambda pair: str(pair[0]))
     if not kept:
-        raise GradalignError(f"nothing to write to {target}: phones were heard in {len(heard)} recordings")
+        raise GradalignError(
+            f"nothing to write to {target}: phones were heard in {len(heard)} recordings, of which a share of "
+            f"{share:g} is none; give more recordings or a larger --surest"
+        )
     write(
         [Utterance(audio, "", str(audio.with_suffix("")), "", "heard", None, heard=one.labels) for audio, one in kept],
         target,
