@@ -125,13 +125,16 @@ class Health:
     utterances: tuple[Examined, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, for JSON."""
-        names = {"order": self.order.order, "block": self.order.block, "verdict": str(self.order)}
-        measures = {k: np.round(np.asarray(v, float), 5).tolist() for k, v in self.measures._asdict().items()}
-        each = [{"name": u.name, "verdict": str(u.order)} for u in self.utterances]
-        return {"model": self.model, **names, "depths": list(self.depths), "modules": list(MODULES)} | {
-            "measures": measures,
-            "utterances": each,
+        """Plain numbers and texts, for JSON; measures are rounded to five decimals."""
+        return {
+            "model": self.model,
+            "order": self.order.order,
+            "block": self.order.block,
+            "verdict": str(self.order),
+            "depths": list(self.depths),
+            "modules": list(MODULES),
+            "measures": {k: np.round(np.asarray(v, float), 5).tolist() for k, v in self.measures._asdict().items()},
+            "utterances": [{"name": u.name, "verdict": str(u.order)} for u in self.utterances],
         }
 
 
