@@ -143,22 +143,20 @@ def calibrate(
     """
     network = bundle.network.config
     names = signal_names(network)
-    read, skipped = [], 0
+    read, problems = [], []
     for number, utterance in enumerate(utterances, 1):
         status(f"reading {number}/{len(utterances)} utterances")
         try:
             read.append(_read(bundle, utterance))
-        except AlignmentError:
-            skipped += 1
+        except AlignmentError as error:
+            problems.append(str(error))
     if not read:
         raise AlignmentError(
             f"none of {len(utterances)} utterances can be used: each needs a text and the times of its words and phones"
+            + (f"; the first one: {problems[0]}" if problems else "")
         )
-    if skipped:
-        report(
-            f"{skipped} of {len(utterances)} utterances left out: words without phones, too many for their length, or "
-            f"longer than {bundle.max_duration_s:.0f} s"
-        )
+    if problems:
+        report(f"{len(problems)} of {len(utterances)} utterances left out, the first one because of: {problems[0]}")
     found: dict[str, Calibration] = {}
     for method, families in METHODS.items():
         chosen = tuple(name for name in names if family(name) in families)
@@ -190,9 +188,9 @@ def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
     labels = tuple(phone.label for phone in utterance.phones)
     features = _features(bundle, utterance)
     if len(labels) > len(features):
-        raise AlignmentError(f"{len(labels)} labels in {len(features)} frames")
+        raise AlignmentError(f"{len(labels)} labels in {len(features)} frames; expected a frame a label at least")
     if len(features) * bundle.grid.hop_s > bundle.max_duration_s + 1.0:
-        raise AlignmentError(f"longer than the {bundle.max_duration_s:.0f} s that the model takes")
+        raise AlignmentError(f"it is longer than the {bundle.max_duration_s:.0f} s that the model takes")
     seen = read_all(bundle, features, labels)
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
     edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
@@ -210,7 +208,8 @@ def _owners(utterance: TimedUtterance) -> tuple[int, ...]:
             raise AlignmentError(f"phone {phone.label} at {phone.start:.3f} s lies in no word")
         found.append(inside[0])
     if set(found) != set(range(len(utterance.words))):
-        raise AlignmentError("a word has no phones")
+        silent = next(w for i, w in enumerate(utterance.words) if i not in found)
+        raise AlignmentError(f"no phone lies in the word {silent.label!r} at {silent.start:.3f} s")
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradalign import output as outputs
 from gradalign.cache import prepare_jax
 from gradalign.errors import FormatError
 from gradalign.terminal import note, reporters
@@ -17,10 +18,9 @@ def run(args: argparse.Namespace) -> int:
     import tempfile
 
     from gradalign.bundle import CALIBRATION, folder_of
-    from gradalign.io._files import check_writable
 
-    target: Path = args.output or folder_of(args.model) / CALIBRATION
-    check_writable(target, overwrite=args.overwrite)
+    path: Path = args.output or folder_of(args.model) / CALIBRATION
+    target = outputs.target(str(path), Path(CALIBRATION), ".json", overwrite=args.overwrite)
     if args.data and args.voices:
         args.parser.error("--voices are for synthetic speech, which is made only without --data")
     with tempfile.TemporaryDirectory() as scratch:

@@ -42,10 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from gradalign.inspection.page import draw, table
 
     folder = bundles.folder_of(args.model)
-    if args.save and not os.access(folder / "config.json", os.W_OK):
-        raise FormatError(
-            f"{folder / 'config.json'}: you may not write there; copy the model's folder and inspect that"
-        )
+    if args.save and not os.access(folder, os.W_OK):  # a file is written beside the config, which it then replaces
+        raise FormatError(f"{folder}: you may not write there; copy the model's folder and inspect that")
     try:
         bundle = bundles.load(folder, calibrated=False)
     finally:
