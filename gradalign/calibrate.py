@@ -161,17 +161,26 @@ def calibrate(
     for method, families in METHODS.items():
         chosen = tuple(name for name in names if family(name) in families)
         examples = _stacked([_example(one, chosen, names) for one in read])
-        last = [0.0]
-
-        def told(step: int, value: float, method: str = method, last: list[float] = last) -> None:
-            last[0] = value
-            status(f"{method}: iteration {step + 1}/{steps}, loss {value:.4f}")
-
-        found[method] = Calibration(chosen, jax.tree.map(np.asarray, learn(examples, steps=steps, report=told)))
-        report(f"{method}: loss {last[0]:.4f} a frame")
+        found[method] = Calibration(chosen, _learnt(method, examples, steps, report, status))
     confidences = _confidences(bundle, utterances, found, seed, status)
     found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
     return replace(bundle, calibrations=found, calibrated_on=about)
+
+
+def _learnt(
+    method: str, examples: Example, steps: int, report: Callable[[str], None], status: Callable[[str], None]
+) -> Weights:
+    """`learn`, and tell of it."""
+    last = 0.0
+
+    def told(step: int, value: float) -> None:
+        nonlocal last
+        last = value
+        status(f"{method}: iteration {step + 1}/{steps}, loss {value:.4f}")
+
+    weights = learn(examples, steps=steps, report=told)
+    report(f"{method}: loss {last:.4f} a frame")
+    return jax.tree.map(np.asarray, weights)
 
 
 class _Read(NamedTuple):

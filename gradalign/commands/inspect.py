@@ -3,8 +3,9 @@
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import gradalign
 from gradalign import output as outputs
@@ -14,14 +15,9 @@ from gradalign.errors import AlignmentError, FormatError, GradalignError
 from gradalign.terminal import note, say
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from gradalign.bundle import Bundle
     from gradalign.inspection.health import Examined
     from gradalign.manifest import Utterance
-
-    Reader = Callable[[int, float], np.ndarray]
-    Heard = tuple[str, Callable[[], tuple[str, ...]], Reader]
 
 LIMIT = 10
 """Recordings of a manifest that are looked at, unless asked for otherwise."""
@@ -34,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.manifest is None:
         args.parser.error("--limit goes with --manifest FILE")
     target = _page(args)
-    heard = _heard(args)
+    recordings = _recordings(args)
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
     from gradalign import bundle as bundles
@@ -49,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
     finally:
         note("", quiet=args.quiet)
     examined = []
-    for number, (name, labels, read) in enumerate(heard, start=1):
-        note(f"{number}/{len(heard)}: {name} (the first one takes longer)", quiet=args.quiet)
+    for number, recording in enumerate(recordings, start=1):
+        note(f"{number}/{len(recordings)}: {recording.name} (the first one takes longer)", quiet=args.quiet)
         try:
-            examined.append(_examine(bundle, name, labels, read))
+            examined.append(_examine(bundle, recording, args.channel))
         except (GradalignError, ValueError) as error:
-            if len(heard) == 1:
+            if len(recordings) == 1:
                 raise
-            say("warning", f"{name} was left out: {error}")
+            say("warning", f"{recording.name} was left out: {error}")
         finally:
             note("", quiet=args.quiet)
     if not examined:
@@ -85,23 +81,19 @@ def _page(args: argparse.Namespace) -> Path | None:
     return outputs.target(args.output, Path("report"), ".png", overwrite=args.overwrite)
 
 
-def _heard(args: argparse.Namespace) -> "list[Heard]":
-    """What the model is inspected on: names, labels, and how to get the samples."""
-    from gradalign import audio as audio_files
+class _Recording(NamedTuple):
+    """What the model is inspected on, in seconds; labels are found and samples read when its turn has come."""
+
+    name: str
+    labels: Callable[[], tuple[str, ...]]
+    audio: Path
+    start: float = 0.0
+    duration: float | None = None
+
+
+def _recordings(args: argparse.Namespace) -> list[_Recording]:
+    """The recording that was given, some of the manifest, or the one that comes with the package."""
     from gradalign.transcript import Transcript
-
-    def reader(audio: Path, start: float = 0.0, duration: float | None = None):
-        def read(sample_rate: int, max_duration_s: float) -> "np.ndarray":
-            # A part of a recording may be short enough though the whole is not.
-            limit = max_duration_s if duration is None else None
-            samples = audio_files.read(audio, channel=args.channel, sample_rate=sample_rate, max_duration_s=limit)
-            stop = None if duration is None else round(sample_rate * (start + duration))
-            samples = samples[round(sample_rate * start) : stop]
-            if len(samples) > max_duration_s * sample_rate:
-                raise AlignmentError(f"it is longer than {max_duration_s:.0f} s, the most that the model takes")
-            return samples
-
-        return read
 
     if args.manifest is None:
         if args.audio is None:
@@ -109,31 +101,37 @@ def _heard(args: argparse.Namespace) -> "list[Heard]":
         else:
             audio = _shared.recording(args)
             text = _shared.transcript(args, audio)
-        return [(audio.name, lambda: Transcript.from_text(text).labels, reader(audio))]
+        return [_Recording(audio.name, lambda: Transcript.from_text(text).labels, audio)]
     from gradalign import manifest
 
     found = manifest.read(args.manifest)
-    usable = manifest.check(found).usable
+    report = manifest.check(found)
+    usable = report.usable
     if not usable:
-        raise FormatError(f"{args.manifest}: none of {len(found)} utterances can be used: {manifest.check(found)}")
+        raise FormatError(f"{args.manifest}: none of {len(found)} utterances can be used: {report}")
     count = min(args.limit or LIMIT, len(usable))
     chosen = [usable[(2 * i + 1) * len(usable) // (2 * count)] for i in range(count)]
 
-    def labels_of(utterance: "Utterance"):
-        if utterance.phones is not None:
-            return lambda: tuple(phone.label for phone in utterance.phones or ())
-        if utterance.heard is not None:
-            return lambda: utterance.heard or ()
-        return lambda: Transcript.from_text(utterance.text).labels
+    def labels_of(utterance: "Utterance") -> tuple[str, ...]:
+        return Transcript.from_text(utterance.text).labels if utterance.labels is None else utterance.labels
 
-    return [(u.id, labels_of(u), reader(u.audio, u.start, u.duration)) for u in chosen]
+    return [_Recording(u.id, partial(labels_of, u), u.audio, u.start, u.duration) for u in chosen]
 
 
-def _examine(bundle: "Bundle", name: str, labels: "Callable[[], tuple[str, ...]]", read: "Reader") -> "Examined":
+def _examine(bundle: "Bundle", recording: _Recording, channel: int | None) -> "Examined":
+    """Read a recording, or the part of one, and measure the model on it."""
+    from gradalign import audio
     from gradalign.inspection.health import examine_recording
 
-    samples = read(bundle.features.sample_rate, bundle.max_duration_s)
-    return examine_recording(bundle, samples, labels(), name=name)
+    rate, longest = bundle.features.sample_rate, bundle.max_duration_s
+    # A part of a recording may be short enough though the whole is not.
+    limit = longest if recording.duration is None else None
+    samples = audio.read(recording.audio, channel=channel, sample_rate=rate, max_duration_s=limit)
+    stop = None if recording.duration is None else round(rate * (recording.start + recording.duration))
+    samples = samples[round(rate * recording.start) : stop]
+    if len(samples) > longest * rate:
+        raise AlignmentError(f"it is longer than {longest:.0f} s, the most that the model takes")
+    return examine_recording(bundle, samples, recording.labels(), name=recording.name)
 
 
 def example() -> tuple[Path, str]:

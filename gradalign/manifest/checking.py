@@ -180,7 +180,7 @@ def _label_problems(
     utterance: Utterance, pronounce: _Pronounce, labels: Collection[str], guessed: Counter[str]
 ) -> tuple[int, _Problems]:
     """How many phones there are to say, and what is wrong with the text or with the phones given."""
-    given = utterance.heard if utterance.phones is None else tuple(phone.label for phone in utterance.phones)
+    given = utterance.labels
     if not utterance.text.strip() and not utterance.heard:
         return 0, [("no text", "")]
     if given is not None:

@@ -44,3 +44,8 @@ class Utterance:
         for name, value in (("duration", self.duration), ("start", self.start)):
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"the {name} is {value}, expected seconds, finite and >= 0")
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The phones, where they are given with times or were heard; None where only the text tells."""
+        return self.heard if self.phones is None else tuple(phone.label for phone in self.phones)
