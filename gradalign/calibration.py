@@ -105,7 +105,7 @@ def initial(n_signals: int) -> Weights:
     leave this weight near its start.
     """
     taps = jnp.zeros((n_signals, TAPS)).at[:, TAPS // 2].set(1.0 / n_signals)
-    silence = jnp.zeros((len(CUES), TAPS)).at[0, TAPS // 2].set(-0.2)
+    silence = jnp.zeros((len(CUES), TAPS)).at[CUES.index("energy"), TAPS // 2].set(-0.2)
     silence = silence.at[CUES.index("blank-around"), TAPS // 2].set(2.0)
     return Weights(
         taps,

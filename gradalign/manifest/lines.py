@@ -20,9 +20,9 @@ def read_manifest(path: PathLike) -> list[Utterance]:
 
     Args:
         path: The manifest, in UTF-8. Each line has ``audio_filepath`` (relative to the manifest, or absolute)
-            and ``text``, and may have ``duration`` and ``offset`` (seconds), ``speaker``, ``set``, ``id``, and
-            ``phones`` and ``words`` (lists of ``[start, end, label]`` in seconds from the offset). Other keys
-            are ignored, and so are blank lines.
+            and ``text``, and may have ``duration`` and ``offset`` (seconds), ``speaker``, ``set``, ``id``,
+            ``phones`` and ``words`` (lists of ``[start, end, label]`` in seconds from the offset), and ``heard`` (a
+            list of phones). Other keys are ignored, and so are blank lines.
 
     Returns:
         The utterances in order. Where it is not given, the set is named after the manifest and the id after
