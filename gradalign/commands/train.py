@@ -16,20 +16,9 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Train a model as a file says."""
-    from gradalign.bundle import folder_of
     from gradalign.training import config as configs
 
-    path = Path(args.config)
-    if not path.is_file():
-        try:
-            if path.suffix:
-                raise FormatError(f"{path}: no such file")
-            path = folder_of(args.config) / "train.toml"
-        except FormatError as error:
-            expected = "expected a TOML file (docs/training.md), or a model that has its recipe, train.toml"
-            raise FormatError(f"no such training config: {error}. {expected}") from error
-        if not path.is_file():
-            raise FormatError(f"model {args.config} comes without a recipe: there is no {path}")
+    path = _config_path(args.config)
     config = configs.read(path, changes=args.set)
     data = args.data or path.parent
     if args.check:
@@ -66,6 +55,25 @@ def run(args: argparse.Namespace) -> int:
     if done.best is not None and done.per is not None:
         report(f"{done.best}: the one with the lowest PER on speech kept aside, {100 * done.per:.1f} %")
     return 0
+
+
+def _config_path(name: str) -> Path:
+    """The config that is meant: a TOML file, or the recipe of a model."""
+    from gradalign.bundle import folder_of
+
+    path = Path(name)
+    if path.is_file():
+        return path
+    try:
+        if path.suffix:
+            raise FormatError(f"{path}: no such file")
+        recipe = folder_of(name) / "train.toml"
+    except FormatError as error:
+        expected = "expected a TOML file (docs/training.md), or a model that has its recipe, train.toml"
+        raise FormatError(f"no such training config: {error}. {expected}") from error
+    if not recipe.is_file():
+        raise FormatError(f"model {name} comes without a recipe: there is no {recipe}")
+    return recipe
 
 
 def _check_data(config: "TrainConfig", data: Path) -> int:
