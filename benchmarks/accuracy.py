@@ -12,15 +12,14 @@ project's bars for whatever was measured; the exit status is 1 if one of them is
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from sources import Recording, about, add_sources, gathered
+from sources import from_manifest as from_manifest  # for speed.py
 
 from gradalign import audio, io
 from gradalign._types import Method
@@ -34,10 +33,6 @@ from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, picked, read_all
 from gradalign.signals import signal_names
 from gradalign.transcript import Transcript
-
-HERE = Path(__file__).parent
-HELD_OUT_VOICES = ("flite-rms", "festival-kal_diphone")
-"""Synthetic voices that no shipped model was trained on."""
 
 COLUMNS = (
     ("word TSE", lambda c: c.tse_s * 1e3),
@@ -60,53 +55,6 @@ PHONE_COLUMNS = (
     ("<20", lambda c: c.boundaries_within(0.02) * 100),
     ("<50", lambda c: c.boundaries_within(0.05) * 100),
 )
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One recording with its reference tiers; ``group`` names the table it counts in."""
-
-    name: str
-    group: str
-    audio: Path | np.ndarray
-    text: str
-    reference: tuple[Tier, ...]
-
-
-def from_manifest(manifest: Path, refs: Path, sets: list[str] | None, limit: int | None) -> Iterator[Recording]:
-    """The recordings of a manifest that have reference times."""
-    lines = [json.loads(line) for line in refs.read_text("utf-8").splitlines()]
-    references = {(line["set"], line["id"]): line for line in lines}
-    counts: dict[str, int] = {}
-    for line in manifest.read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        reference = references.get((entry["set"], entry["id"]))
-        if reference is None or (sets and entry["set"] not in sets):
-            continue
-        group = f"{entry['set']} ({reference['kind']})"
-        counts[group] = counts.get(group, 0) + 1
-        if limit and counts[group] > limit:
-            continue
-        tiers = tuple(
-            Tier(name, tuple(Interval(start, end, label) for start, end, label in reference[name] if end > start))
-            for name in ("words", "phones")
-            if name in reference
-        )
-        yield Recording(entry["id"], group, manifest.parent / entry["audio_filepath"], entry["text"], tiers)
-
-
-def from_synthesis(voices: tuple[str, ...], limit: int | None) -> Iterator[Recording]:
-    """The committed sentences in voices no model heard, with exact times."""
-    from gradalign.synth import synthesise_all
-
-    lines = (HERE / "sentences.txt").read_text("utf-8").splitlines()
-    sentences = [line for line in lines if line.strip() and not line.startswith("#")][:limit]
-    for voice in voices:
-        for number, speech in enumerate(synthesise_all(sentences, voice)):
-            tiers = tuple(
-                Tier(name, units) for name, units in (("words", speech.words), ("phones", speech.phones)) if units
-            )
-            yield Recording(f"{voice}-{number}", f"{voice} (synthetic)", speech.samples, speech.text, tiers)
 
 
 def pocketsphinx_align(recording: Recording) -> Alignment:
@@ -203,8 +151,8 @@ def _calibrated(
     transcript, signals, duration = seen
     calibration = bundle.calibrations[method]
     part = picked(signals, calibration.signals, signal_names(bundle.network.config))
-    about: dict[str, Any] = {"grid": bundle.grid, "duration": duration, "method": method, "model": bundle.name}
-    return place_calibrated(transcript, part, calibration, **about)[0]
+    options: dict[str, Any] = {"grid": bundle.grid, "duration": duration, "method": method, "model": bundle.name}
+    return place_calibrated(transcript, part, calibration, **options)[0]
 
 
 def bars(pooled: dict[str, dict[str, dict[str, Comparison]]]) -> list[tuple[str, float, float, bool]]:
@@ -329,36 +277,6 @@ def _cell(comparison: Comparison, measure) -> str:
         return "-"
 
 
-def add_sources(parser: argparse.ArgumentParser, *, limit: int | None = None) -> None:
-    """The options that say which recordings and which model."""
-    parser.add_argument("--manifest", type=Path, help="recordings with references")
-    parser.add_argument("--refs", type=Path, help="reference times (default: <manifest>_refs.jsonl)")
-    parser.add_argument("--sets", nargs="+", help="only these sets of the manifest")
-    parser.add_argument("--no-synthetic", action="store_true", help="leave the synthetic speech out")
-    parser.add_argument("--voices", nargs="+", default=list(HELD_OUT_VOICES), help="synthetic voices")
-    parser.add_argument("--model", default="en-us", help="name or folder")
-    parser.add_argument("--limit", type=int, default=limit, help="recordings a group (default: %(default)s)")
-
-
-def gathered(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Recording]:
-    """The recordings that `add_sources` was asked for, at least one."""
-    recordings: list[Recording] = []
-    if not args.no_synthetic:
-        for voice in args.voices:
-            try:
-                recordings += from_synthesis((voice,), args.limit)
-            except GradalignError as error:
-                print(f"{voice} left out: {error}", file=sys.stderr)
-    if args.manifest and not args.manifest.exists():
-        parser.error(f"{args.manifest}: no such manifest")
-    if args.manifest:
-        refs = args.refs or args.manifest.with_name(args.manifest.stem + "_refs.jsonl")
-        recordings += from_manifest(args.manifest, refs, args.sets, args.limit)
-    if not recordings:
-        parser.error("no recordings: give --manifest, or install flite and festival for synthetic speech")
-    return recordings
-
-
 def main() -> int:
     """Parse the command line, run, print tables and write JSON; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -369,7 +287,6 @@ def main() -> int:
         default=None,
         help="those of gradalign align, and pocketsphinx (default: all that are at hand)",
     )
-    parser.add_argument("--json", type=Path, help="write all measures here")
     parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
     args = parser.parse_args()
@@ -388,25 +305,9 @@ def main() -> int:
             group: {m: {tier: c.to_dict() for tier, c in tiers.items()} for m, tiers in by_method.items()}
             for group, by_method in found["pooled"].items()
         }
-        about = _about(bundle) | {"bars": checked, "groups": measures, "failures": found["failures"]}
-        args.json.write_text(json.dumps(about, indent=1))
+        content = about(bundle) | {"bars": checked, "groups": measures, "failures": found["failures"]}
+        args.json.write_text(json.dumps(content, indent=1))
     return int(not all(holds for _, _, _, holds in checked))
-
-
-def _about(bundle: Bundle) -> dict[str, str]:
-    """What the figures belong to."""
-    import datetime
-    import platform
-    from importlib.metadata import version
-
-    return {
-        "model": bundle.name,
-        "calibrated_on": bundle.calibrated_on,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "jax": version("jax"),
-    }
 
 
 def _available(bundle: Bundle) -> list[str]:

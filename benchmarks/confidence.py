@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from accuracy import Recording, add_sources, gathered
+from sources import Recording, about, add_sources, gathered
 
 from gradalign._types import Method
 from gradalign.aligner import align
@@ -92,7 +92,6 @@ def main() -> None:
     add_sources(parser)
     parser.add_argument("--method", default="calibrated", help="a calibrated method (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the replaced words")
-    parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--figure", type=Path, help="draw the reliability of each group there (PNG, PDF or SVG)")
     args = parser.parse_args()
     recordings = gathered(args, parser)
@@ -115,7 +114,7 @@ def main() -> None:
         mean, share = 100 * sure.mean(), 100 * right.mean()
         print(f"| {group} | " + " | ".join(cells) + f" | {mean:.0f} | {share:.0f} | {out[group]['auc']:.3f} |")
     if args.json:
-        args.json.write_text(json.dumps({"model": bundle.name, "method": args.method, "groups": out}, indent=1))
+        args.json.write_text(json.dumps(about(bundle) | {"method": args.method, "groups": out}, indent=1))
     if args.figure:
         draw(groups, args.figure)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import HELD_OUT_VOICES, _about, from_synthesis
+from sources import HELD_OUT_VOICES, about, from_synthesis
 
 from gradalign import audio, manifest
 from gradalign.bundle import Bundle, load
@@ -196,7 +196,7 @@ def main() -> None:
     rows = measure(recordings, hear(recordings, bundle, args.beam))
     show(rows)
     if args.json:
-        args.json.write_text(json.dumps(_about(bundle) | {"rows": rows}, indent=1) + "\n", "utf-8")
+        args.json.write_text(json.dumps(about(bundle) | {"rows": rows}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from accuracy import add_sources, gathered, run
+from accuracy import run
+from sources import about, add_sources, gathered
 
 from gradalign import audio
 from gradalign.alignment import Interval, Tier
@@ -95,7 +95,6 @@ def main() -> None:
     add_sources(parser, limit=20)
     parser.add_argument("--methods", nargs="+", default=["calibrated", "calibrated-ctc", "gradient", "ctc"])
     parser.add_argument("--seed", type=int, default=0, help="of noise and rooms")
-    parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
     recordings = gathered(args, parser)
     bundle = load(args.model)
@@ -118,7 +117,7 @@ def main() -> None:
         for name, row in rows.items():
             print(f"| {name} | " + " | ".join(f"{row[method]:.1f}" for method in args.methods) + " |")
     if args.json:
-        args.json.write_text(json.dumps({"model": bundle.name, "groups": table}, indent=1))
+        args.json.write_text(json.dumps(about(bundle) | {"groups": table}, indent=1))
 
 
 if __name__ == "__main__":

@@ -143,37 +143,44 @@ def calibrate(
     """
     network = bundle.network.config
     names = signal_names(network)
-    read, skipped = [], 0
+    read, problems = [], []
     for number, utterance in enumerate(utterances, 1):
         status(f"reading {number}/{len(utterances)} utterances")
         try:
             read.append(_read(bundle, utterance))
-        except AlignmentError:
-            skipped += 1
+        except AlignmentError as error:
+            problems.append(str(error))
     if not read:
         raise AlignmentError(
             f"none of {len(utterances)} utterances can be used: each needs a text and the times of its words and phones"
+            + (f"; the first one: {problems[0]}" if problems else "")
         )
-    if skipped:
-        report(
-            f"{skipped} of {len(utterances)} utterances left out: words without phones, too many for their length, or "
-            f"longer than {bundle.max_duration_s:.0f} s"
-        )
+    if problems:
+        report(f"{len(problems)} of {len(utterances)} utterances left out, the first one because of: {problems[0]}")
     found: dict[str, Calibration] = {}
     for method, families in METHODS.items():
         chosen = tuple(name for name in names if family(name) in families)
         examples = _stacked([_example(one, chosen, names) for one in read])
-        last = [0.0]
-
-        def told(step: int, value: float, method: str = method, last: list[float] = last) -> None:
-            last[0] = value
-            status(f"{method}: iteration {step + 1}/{steps}, loss {value:.4f}")
-
-        found[method] = Calibration(chosen, jax.tree.map(np.asarray, learn(examples, steps=steps, report=told)))
-        report(f"{method}: loss {last[0]:.4f} a frame")
+        found[method] = Calibration(chosen, _learnt(method, examples, steps, report, status))
     confidences = _confidences(bundle, utterances, found, seed, status)
     found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
     return replace(bundle, calibrations=found, calibrated_on=about)
+
+
+def _learnt(
+    method: str, examples: Example, steps: int, report: Callable[[str], None], status: Callable[[str], None]
+) -> Weights:
+    """`learn`, and tell of it."""
+    last = 0.0
+
+    def told(step: int, value: float) -> None:
+        nonlocal last
+        last = value
+        status(f"{method}: iteration {step + 1}/{steps}, loss {value:.4f}")
+
+    weights = learn(examples, steps=steps, report=told)
+    report(f"{method}: loss {last:.4f} a frame")
+    return jax.tree.map(np.asarray, weights)
 
 
 class _Read(NamedTuple):
@@ -190,9 +197,9 @@ def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
     labels = tuple(phone.label for phone in utterance.phones)
     features = _features(bundle, utterance)
     if len(labels) > len(features):
-        raise AlignmentError(f"{len(labels)} labels in {len(features)} frames")
+        raise AlignmentError(f"{len(labels)} labels in {len(features)} frames; expected a frame a label at least")
     if len(features) * bundle.grid.hop_s > bundle.max_duration_s + 1.0:
-        raise AlignmentError(f"longer than the {bundle.max_duration_s:.0f} s that the model takes")
+        raise AlignmentError(f"it is longer than the {bundle.max_duration_s:.0f} s that the model takes")
     seen = read_all(bundle, features, labels)
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
     edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
@@ -210,7 +217,8 @@ def _owners(utterance: TimedUtterance) -> tuple[int, ...]:
             raise AlignmentError(f"phone {phone.label} at {phone.start:.3f} s lies in no word")
         found.append(inside[0])
     if set(found) != set(range(len(utterance.words))):
-        raise AlignmentError("a word has no phones")
+        silent = next(w for i, w in enumerate(utterance.words) if i not in found)
+        raise AlignmentError(f"no phone lies in the word {silent.label!r} at {silent.start:.3f} s")
     return tuple(found)
 
 

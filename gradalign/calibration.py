@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gradalign.errors import FormatError
+from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
@@ -104,7 +105,7 @@ def initial(n_signals: int) -> Weights:
     leave this weight near its start.
     """
     taps = jnp.zeros((n_signals, TAPS)).at[:, TAPS // 2].set(1.0 / n_signals)
-    silence = jnp.zeros((len(CUES), TAPS)).at[0, TAPS // 2].set(-0.2)
+    silence = jnp.zeros((len(CUES), TAPS)).at[CUES.index("energy"), TAPS // 2].set(-0.2)
     silence = silence.at[CUES.index("blank-around"), TAPS // 2].set(2.0)
     return Weights(
         taps,
@@ -189,12 +190,15 @@ def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: st
 
     Args:
         calibrations: Each by the name of its method.
-        path: The file, replaced if it is there.
+        path: The file, replaced in one step if it is there.
         about: On what they were learnt, in words.
+
+    Raises:
+        FormatError: If it cannot be written.
     """
     table = {name: _to_json(calibration) for name, calibration in calibrations.items()}
     content = {"format": FORMAT, "version": VERSION, "about": about, "cues": CUES, "calibrations": table}
-    Path(path).write_text(json.dumps(content) + "\n", "utf-8")
+    write_text(path, json.dumps(content) + "\n", overwrite=True)
 
 
 def load(path: str | Path) -> tuple[dict[str, Calibration], str]:

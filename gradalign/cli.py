@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from gradalign import commands
 from gradalign._types import Method
+from gradalign.commands import align, calibrate, evaluate, info, inspect, plot, recognise, synth, train
 from gradalign.errors import GradalignError
 from gradalign.output import Format
 from gradalign.terminal import say
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         say("error", str(error))
         return 1
     except KeyboardInterrupt:
-        say("error", "interrupted; files that were written are complete")
+        say("error", "interrupted; what was written is complete")
         return 130
 
 
@@ -152,15 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_align(_command(group, "align", commands.align, "align recordings with their transcripts", _ALIGN))
-    _add_evaluate(_command(group, "evaluate", commands.evaluate, "compare alignments with a reference", _EVALUATE))
-    _add_plot(_command(group, "plot", commands.plot, "draw an alignment and what it was read off", _PLOT))
-    _add_recognise(_command(group, "recognise", commands.recognise, "print what the model hears", _RECOGNISE))
-    _add_train(_command(group, "train", commands.train, "train a model", _TRAIN))
-    _add_calibrate(_command(group, "calibrate", commands.calibrate, "learn when to trust what", _CALIBRATE))
-    _add_synth(_command(group, "synth", commands.synth, "make timed speech from text", _SYNTH))
-    _add_inspect(_command(group, "inspect", commands.inspect, "find out whether a model reverses time", _INSPECT))
-    _add_info(_command(group, "info", commands.info, "describe a model", _INFO))
+    _add_align(_command(group, "align", align.run, "align recordings with their transcripts", _ALIGN))
+    _add_evaluate(_command(group, "evaluate", evaluate.run, "compare alignments with a reference", _EVALUATE))
+    _add_plot(_command(group, "plot", plot.run, "draw an alignment and what it was read off", _PLOT))
+    _add_recognise(_command(group, "recognise", recognise.run, "print what the model hears", _RECOGNISE))
+    _add_train(_command(group, "train", train.run, "train a model", _TRAIN))
+    _add_calibrate(_command(group, "calibrate", calibrate.run, "learn when to trust what", _CALIBRATE))
+    _add_synth(_command(group, "synth", synth.run, "make timed speech from text", _SYNTH))
+    _add_inspect(_command(group, "inspect", inspect.run, "find out whether a model reverses time", _INSPECT))
+    _add_info(_command(group, "info", info.run, "describe a model", _INFO))
     return parser
 
 
@@ -411,9 +411,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
         "--manifest", metavar="FILE", type=Path, help="recordings of a manifest or corpus folder, in place of AUDIO"
     )
     count = _number("a whole number, at least 1", 1.0, whole=True)
-    command.add_argument(
-        "--limit", metavar="N", type=count, default=10, help="take so many of them, evenly spread (default: 10)"
-    )
+    command.add_argument("--limit", metavar="N", type=count, help="take so many of them, evenly spread (default: 10)")
     command.add_argument("-o", "--output", metavar="FILE", help="draw a page there: .png, .pdf or .svg")
     command.add_argument("--json", action="store_true", help="print one JSON object with all measures")
     command.add_argument("--save", action="store_true", help="note the verdict in the model's config.json")

@@ -61,6 +61,9 @@ def learn(
 
     Returns:
         One weight a fact, and the bias.
+
+    References:
+        Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.3: Newton's method for this.
     """
     inputs = np.concatenate([table, np.ones((len(table), 1))], axis=1)
     weights = np.zeros(inputs.shape[1])

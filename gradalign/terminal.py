@@ -1,9 +1,11 @@
 """What is said to the person at the terminal: results on standard output, everything else on standard error."""
 
+import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,48 @@ def note(text: str, *, quiet: bool) -> None:
     if sys.stderr.isatty() and not quiet:
         columns = shutil.get_terminal_size().columns - 1
         print(f"\r\x1b[K{text[:columns]}", end="", file=sys.stderr, flush=True)
+
+
+class _Saying(logging.Handler):
+    """Says what is logged, and which recording it is about."""
+
+    def __init__(self, recording: Path):
+        super().__init__(logging.WARNING)
+        self._recording = recording
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one message."""
+        say(record.levelname.lower(), f"{self._recording}: {record.getMessage()}")
+
+
+@contextmanager
+def warnings_about(recording: Path) -> Iterator[None]:
+    """Say the warnings that the package logs inside with the name of the recording, which it does not know itself.
+
+    Args:
+        recording: What is worked on.
+    """
+    log, handler = logging.getLogger("gradalign"), _Saying(recording)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def reporters(*, quiet: bool) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What takes lines to keep, and what takes lines that the next one replaces.
+
+    Args:
+        quiet: Show neither.
+    """
+
+    def report(line: str) -> None:
+        note("", quiet=quiet)
+        if not quiet:
+            print(line, flush=True)
+
+    return report, lambda line: note(line, quiet=quiet)
 
 
 def progress(run: "Iterator[Outcome]", total: int, *, quiet: bool) -> "Iterator[Outcome]":

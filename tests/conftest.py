@@ -38,6 +38,23 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20241)
 
 
+@pytest.fixture
+def run_command(capsys):
+    """Runs a command: status, standard output, standard error."""
+    from gradalign import cli
+
+    def run(*arguments) -> tuple[int, str, str]:
+        try:
+            status = cli.main([*map(str, arguments)])
+        except SystemExit as left:
+            status = int(left.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle():
     """A network that compiles quickly, all of its numbers random, with features and labels of its own."""

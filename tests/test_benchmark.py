@@ -47,6 +47,7 @@ def test_a_method_that_equals_the_reference_has_no_error(
     argv = ["--no-synthetic", "--manifest", str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model")]
     argv += ["--methods", "equal", "ctc", "--json", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *argv])
+    monkeypatch.syspath_prepend(BENCHMARKS)
     with pytest.raises(SystemExit) as done:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert done.value.code == 0  # none of the project's bars is about these
@@ -106,10 +107,22 @@ def test_phone_error_rates_without_recordings_say_what_is_missing(
     assert "nowhere.jsonl does not exist" in err
 
 
-def test_bars_say_what_holds():
+def test_a_manifest_without_references_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "m.jsonl").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--no-synthetic", "--manifest", str(tmp_path / "m.jsonl")])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "m_refs.jsonl: no such file; expected a manifest and its reference times" in capsys.readouterr().err
+
+
+def test_bars_say_what_holds(monkeypatch: pytest.MonkeyPatch):
     from gradalign.alignment import Alignment, Interval, Tier
     from gradalign.metrics import compare
 
+    monkeypatch.syspath_prepend(BENCHMARKS)
     bars = runpy.run_path(str(SCRIPT))["bars"]
     words = Tier("words", (Interval(0.1, 0.3, "a"), Interval(0.3, 0.6, "b")))
 

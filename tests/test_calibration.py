@@ -210,7 +210,7 @@ def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
 
 def test_speech_without_times_of_words_is_refused(tiny_bundle):
     lost = TimedUtterance(np.zeros(8_000), "back", (Interval(0.1, 0.2, "B"),), (Interval(0.3, 0.4, "back"),))
-    with pytest.raises(AlignmentError, match="none of 1 utterances can be used"):
+    with pytest.raises(AlignmentError, match=r"none of 1 utterances .*phone B at 0\.100 s lies in no"):
         calibrate(tiny_bundle, [lost], about="nothing")
 
 

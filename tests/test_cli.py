@@ -1,6 +1,7 @@
 """The command line as a user meets it: what is written, what is said, and the exit status."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,11 +16,12 @@ import soundfile
 from flax import nnx
 
 import gradalign
-from gradalign import audio, cli, commands, corpus, io, manifest, output
+from gradalign import audio, calibration, corpus, io, manifest, output
 from gradalign import bundle as bundles
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle
-from gradalign.errors import FormatError
+from gradalign.commands import _shared
+from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
@@ -45,6 +47,8 @@ def _here(tmp_path, monkeypatch):
     """An empty current folder, and no cache of compiled programs outside the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADALIGN_CACHE", "")
+    # A network with random numbers looks everywhere, which would be a warning in every test.
+    monkeypatch.setattr("gradalign.readout.UNSURE", 1e9)
 
 
 def record(path: str | Path, seconds: float = 1.4, *, rate: int = 16_000, channels: int = 1) -> Path:
@@ -57,18 +61,12 @@ def record(path: str | Path, seconds: float = 1.4, *, rate: int = 16_000, channe
 
 
 @pytest.fixture
-def gradalign_(capsys, model):
+def gradalign_(run_command, model):
     """Runs a command with the tiny model: status, standard output, standard error."""
 
     def run(*arguments: str | Path, with_model: bool = True) -> tuple[int, str, str]:
-        extra = ["--model", str(model)] if with_model and arguments[0] in ("align", "plot", "recognise") else []
-        try:
-            status = cli.main([*map(str, arguments), *extra])
-        except SystemExit as left:
-            status = int(left.code or 0)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return status, out, err
+        extra = ["--model", model] if with_model and arguments[0] in ("align", "plot", "recognise") else []
+        return run_command(*arguments, *extra)
 
     return run
 
@@ -90,6 +88,20 @@ def test_align_writes_a_textgrid_beside_the_recording(gradalign_):
     assert out == "rec.TextGrid: 4 words, 11 phones in 1.40 s\n"
     alignment = io.read("rec.TextGrid")
     assert [word.label for word in alignment.tier("words")] == TEXT.split()
+
+
+def test_what_is_logged_of_a_recording_names_it(gradalign_, monkeypatch):
+    record("rec.wav")
+
+    def warned(*_, **__):
+        logging.getLogger("gradalign.readout").warning("windows miss %.1f", 0.5)
+        raise AlignmentError("enough")
+
+    monkeypatch.setattr("gradalign.aligner.align", warned)
+    status, _, err = gradalign_("align", "rec.wav", TEXT)
+    assert status == 1
+    assert err.splitlines() == ["gradalign: warning: rec.wav: windows miss 0.5", "gradalign: error: enough"]
+    assert logging.getLogger("gradalign").handlers == []
 
 
 @pytest.mark.parametrize("method", ["gradient", "ctc", "attention", "equal"])
@@ -326,6 +338,10 @@ def test_a_folder_without_permission_is_refused(gradalign_):
         (("align", "rec.wav"), r"what is said in rec\.wav\? .*rec\.txt beside it"),
         (("align", "rec.wav", TEXT, "--method", "magic"), "invalid choice: 'magic'.*gradient"),
         (("align", "rec.wav", TEXT, "--leaf", "roots"), "no leaf 'roots'; this model has features, stem, block-1"),
+        (
+            ("align", "rec.wav", TEXT, "--method", "ctc", "--exact"),
+            "--exact goes with .* gradients, got 'ctc'; leave it",
+        ),
         (("align", "rec.wav", TEXT, "-o", "a.xml"), r"cannot tell the format from the suffix '\.xml'"),
         (("align", "rec.wav", TEXT, "-o", "a.ctm", "--tier", "both"), "a CTM file holds one tier"),
         (("align", "folder", TEXT), "folder is a folder: each transcript must lie beside"),
@@ -347,6 +363,19 @@ def test_wrong_usage_is_status_2_and_says_what_is_expected(gradalign_, model, ar
     status, out, err = gradalign_(*arguments, with_model=len(arguments) > 2) if arguments else _bare(gradalign_)
     assert (status, out) == (2, "")
     assert re.search(message, err.splitlines()[-1]), err
+
+
+def test_an_option_that_would_be_without_effect_is_wrong_usage(gradalign_):
+    record("rec.wav")
+    calibration.save({"calibrated": calibration.Calibration(("ctc",), calibration.initial(1))}, "c.json", about="")
+    for options, message in (
+        (("--method", "gradient"), "--calibration goes with a calibrated method, got 'gradient'"),
+        (("--leaf", "encoder"), "--calibration goes with a calibrated method, got 'gradient'"),
+        (("--exact",), "--exact goes with methods that follow gradients, got 'calibrated'"),
+    ):
+        status, out, err = gradalign_("align", "rec.wav", TEXT, "--calibration", "c.json", *options)
+        assert (status, out) == (2, "")
+        assert message in err.splitlines()[-1]
 
 
 def _bare(run) -> tuple[int, str, str]:
@@ -418,20 +447,20 @@ def test_an_interrupted_folder_keeps_what_is_done_and_goes_on_later(gradalign_, 
     for name in ("a", "b", "c"):
         record(f"in/{name}.wav")
         Path(f"in/{name}.txt").write_text(TEXT)
-    real = commands._align_one
+    real = _shared.align_one
 
     def stop_at_b(args, bundle, audio, text, **options):
         if audio.name == "b.wav":
             raise KeyboardInterrupt
         return real(args, bundle, audio, text, **options)
 
-    monkeypatch.setattr(commands, "_align_one", stop_at_b)
+    monkeypatch.setattr(_shared, "align_one", stop_at_b)
     status, out, err = gradalign_("align", "in")
     assert status == 130
     assert out.startswith("a.wav  aligned")
     assert "the same command goes on from here" in err
     assert sorted(path.name for path in Path("in").glob("*.TextGrid")) == ["a.TextGrid"]
-    monkeypatch.setattr(commands, "_align_one", real)
+    monkeypatch.setattr(_shared, "align_one", real)
     assert "2 aligned, 1 kept, 0 failed" in gradalign_("align", "in")[1]
 
 
@@ -595,6 +624,35 @@ def test_recognise_writes_json_lines(gradalign_):
     assert set(rows[0]["n_best"][0]) == {"log_prob", "words", "phones"}
     failed(gradalign_(*arguments), "heard.json: exists already and was kept; pass --overwrite")
     assert gradalign_(*arguments, "--overwrite")[0] == 0
+
+
+def test_recognise_writes_each_recording_before_the_next_one(gradalign_, monkeypatch):
+    from gradalign.commands import recognise as command
+
+    names = ("a.wav", "b.wav", "c.wav")
+    for name in names:
+        record(name, 0.7)
+    real = command._recognise_one
+
+    def stop_at_c(args, bundle, audio, vocabulary):
+        if audio.name == "c.wav":
+            assert len(Path("heard.txt").read_text().splitlines()) == 2
+            raise KeyboardInterrupt
+        return real(args, bundle, audio, vocabulary)
+
+    monkeypatch.setattr(command, "_recognise_one", stop_at_c)
+    Path("heard.txt").write_text("another run\n")
+    status, _, err = gradalign_("recognise", *names, "--beam", "1", "-o", "heard.txt", "--overwrite")
+    assert status == 130
+    assert "interrupted; what was written is complete" in err
+    assert [line.partition(":")[0] for line in Path("heard.txt").read_text().splitlines()] == ["a.wav", "b.wav"]
+
+
+def test_recognise_of_too_small_a_share_says_so(gradalign_):
+    record("a.wav")
+    failed(
+        gradalign_("recognise", "a.wav", "--surest", "0.1", "-o", "heard.jsonl"), "a share of 0.1 is none; give more"
+    )
 
 
 def test_recognise_writes_a_manifest_of_what_it_is_surest_of(gradalign_, model):

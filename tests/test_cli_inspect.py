@@ -11,7 +11,7 @@ import soundfile
 from planted import CONFIG, planted
 
 from gradalign import bundle as bundles
-from gradalign import cli, io
+from gradalign import io
 from gradalign.analysis.verdict import TimeOrder
 from gradalign.errors import FormatError
 from gradalign.lexicon import PHONES
@@ -50,19 +50,8 @@ def straight() -> str:
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs a command: status, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = cli.main(list(arguments))
-        except SystemExit as left:
-            status = int(left.code or 0)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return status, out, err
-
-    return run
+def run(run_command):
+    return run_command
 
 
 def failed(result: tuple[int, str, str], message: str, *, status: int = 1) -> None:
@@ -159,6 +148,7 @@ def test_bad_input_is_said_before_anything_slow(run, straight):
     failed(run("inspect", straight, "--manifest", "m.jsonl"), "m.jsonl: no such file")
     failed(run("inspect", straight, "rec.wav", TEXT, "-o", "page.txt"), r"expected a file that ends in .png", status=2)
     failed(run("inspect", straight, "rec.wav", TEXT, "--limit", "0"), "at least 1", status=2)
+    failed(run("inspect", straight, "rec.wav", TEXT, "--limit", "2"), "--limit goes with --manifest", status=2)
     Path("page.png").write_text("mine")
     failed(run("inspect", straight, "rec.wav", TEXT, "-o", "page.png"), "page.png: exists already")
     Path("empty.jsonl").write_text(json.dumps({"audio_filepath": "gone.wav", "text": TEXT}))

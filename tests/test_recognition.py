@@ -10,22 +10,9 @@ from flax import nnx
 
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel
+from gradalign.label_search import NEVER, Prefixes, ctc_greedy, empty_prefix, extend, prefix_log_probs, search
 from gradalign.lexicon import Lexicon
-from gradalign.recognition import (
-    NEVER,
-    Hypothesis,
-    Prefixes,
-    ctc_greedy,
-    empty_prefix,
-    extend,
-    features_of,
-    greedy,
-    prefix_log_probs,
-    recognise,
-    recognise_words,
-    search,
-    word_list,
-)
+from gradalign.recognition import Hypothesis, features_of, greedy, recognise, recognise_words, word_list
 
 N_FRAMES, N_LABELS = 5, 3
 

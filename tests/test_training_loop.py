@@ -26,8 +26,10 @@ from gradalign.training.checkpoint import TrainState
 from gradalign.training.config import RemedyConfig, read
 from gradalign.training.data import Batch, Corpus, batch, mixture
 from gradalign.training.flops import matmul_flops, matmul_peak
-from gradalign.training.loop import measure, place, reversal_warning, settings_of, shares_at, train, update
+from gradalign.training.loop import train
+from gradalign.training.measure import measure, reversal_warning
 from gradalign.training.optimizer import optimizer, schedule
+from gradalign.training.update import place, settings_of, shares_at, update
 
 PHONES = ("AA", "K", "S", "M")
 

@@ -1,5 +1,8 @@
 """How near the diagonal a map lies, how near the anti-diagonal, and which of the two it prefers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -71,11 +74,8 @@ def flip_index(
         n_queries: As in `diagonality`.
         n_frames: As in `diagonality`.
     """
-    plain, flipped = (
-        diagonality(weights, flipped=f, frame_of_query=frame_of_query, n_queries=n_queries, n_frames=n_frames)
-        for f in (False, True)
-    )
-    return flipped - plain
+    options = {"frame_of_query": frame_of_query, "n_queries": n_queries, "n_frames": n_frames}
+    return _flipped_minus_plain(diagonality, weights, **options)
 
 
 def label_diagonality(
@@ -127,11 +127,8 @@ def label_flip_index(
         n_labels: As in `label_diagonality`.
         n_frames: As in `label_diagonality`.
     """
-    plain, flipped = (
-        label_diagonality(weights, flipped=f, position=position, n_labels=n_labels, n_frames=n_frames)
-        for f in (False, True)
-    )
-    return flipped - plain
+    options = {"position": position, "n_labels": n_labels, "n_frames": n_frames}
+    return _flipped_minus_plain(label_diagonality, weights, **options)
 
 
 def shares(
@@ -151,6 +148,10 @@ def shares(
     kept = jnp.where(peak > 0, kept / jnp.where(peak > 0, peak, 1.0), real.astype(weights.dtype))
     found = kept / kept.sum(axis=1, keepdims=True)
     return jnp.where(_real(weights.shape[0], n_rows)[:, None], found, 0.0)
+
+
+def _flipped_minus_plain(measure: Callable[..., Float[Array, ""]], weights: Array, **options: Any) -> Float[Array, ""]:
+    return measure(weights, flipped=True, **options) - measure(weights, **options)
 
 
 def _mean_distance(weights, rows, columns, n_rows: Count, n_frames: Count) -> Float[Array, ""]:

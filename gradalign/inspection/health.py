@@ -18,7 +18,7 @@ from gradalign.analysis.direction import direction
 from gradalign.analysis.jacobian import diagonal_dominance, jacobian_norms
 from gradalign.analysis.norms import dominance
 from gradalign.analysis.verdict import TimeOrder, time_order
-from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS
+from gradalign.buckets import pad
 from gradalign.bundle import Bundle
 from gradalign.features import log_mel_padded
 from gradalign.gradients import norm, pulled_back
@@ -125,13 +125,16 @@ class Health:
     utterances: tuple[Examined, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, for JSON."""
-        names = {"order": self.order.order, "block": self.order.block, "verdict": str(self.order)}
-        measures = {k: np.round(np.asarray(v, float), 5).tolist() for k, v in self.measures._asdict().items()}
-        each = [{"name": u.name, "verdict": str(u.order)} for u in self.utterances]
-        return {"model": self.model, **names, "depths": list(self.depths), "modules": list(MODULES)} | {
-            "measures": measures,
-            "utterances": each,
+        """Plain numbers and texts, for JSON; measures are rounded to five decimals."""
+        return {
+            "model": self.model,
+            "order": self.order.order,
+            "block": self.order.block,
+            "verdict": str(self.order),
+            "depths": list(self.depths),
+            "modules": list(MODULES),
+            "measures": {k: np.round(np.asarray(v, float), 5).tolist() for k, v in self.measures._asdict().items()},
+            "utterances": [{"name": u.name, "verdict": str(u.order)} for u in self.utterances],
         }
 
 
@@ -170,7 +173,7 @@ def examine(
     # Always as many rows, so that a short utterance needs no program of its own; the surplus repeats the last frame.
     frames = np.pad(frames, (0, rows - count), mode="edge")
     graph, state = nnx.split(bundle.network)
-    padded, padded_ids = _pad(features, FRAME_BUCKETS), _pad(ids, LABEL_BUCKETS)
+    padded, _, padded_ids = pad(features, ids)
     found, maps = _measures(graph, state, padded, n_frames, padded_ids, len(ids), frames, count, probes=probes)
     found = Measures(**{measure: np.asarray(value) for measure, value in found.items()})
     at_features, at_depths, cross, jacobian = (np.asarray(part) for part in maps)
@@ -344,8 +347,3 @@ def inside_block(
         x = x + added
     assert weights is not None, "self-attention is one of the modules"
     return block.norm(x), jnp.stack(found), weights
-
-
-def _pad(values: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
-    size = next((b for b in buckets if b >= len(values)), -(-len(values) // buckets[-1]) * buckets[-1])
-    return np.pad(values, ((0, size - len(values)), *((0, 0) for _ in values.shape[1:])))

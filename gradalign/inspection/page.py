@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradalign.analysis.verdict import place
-from gradalign.inspection.health import MODULES, Health
+from gradalign.inspection.health import MODULES, Health, Measures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,45 +28,7 @@ def table(report: Health) -> str:
     count = f"{len(report.utterances)} recording{'s' * (len(report.utterances) != 1)}"
     lines = [f"model {report.model}, {count}" + (f": {', '.join(names)}" if 0 < len(names) <= 3 else "")]
     lines += [f"mean log-probability of a label given those before it: {float(m.label_log_prob):.2f}", ""]
-    lines += _aligned(
-        ("depth", "labels: direction", "flip", "frames: flip", "diagonal", "anti-diagonal"),
-        [
-            (
-                depth,
-                f"{m.label_direction[k]:+.2f}",
-                f"{m.label_flip[k]:+.2f}",
-                f"{m.frame_flip[k]:+.2f}",
-                # Features have another rate, so no diagonal; of the output by itself there is nothing to say.
-                *(
-                    ("", "")
-                    if k in (0, len(report.depths) - 1)
-                    else (_ratio(float(m.diagonal[k - 1])), _ratio(float(m.anti_diagonal[k - 1])))
-                ),
-            )
-            for k, depth in enumerate(report.depths)
-        ],
-    )
-    lines += [
-        "  labels: saliency at that depth; direction 1 rises, -1 falls; flip -0.5 straight, 0.5 reversed",
-        "  frames: Jacobian from that depth to the encoder's output; norm on its diagonals over that elsewhere",
-        "",
-    ]
-    heads = [
-        (
-            f"block-{k + 1}",
-            *(f"{x:.2f}" for x in m.dominance[k]),
-            " ".join(f"{x:.2f}" for x in m.head_diagonality[k]),
-            " ".join(f"{x:+.2f}" for x in m.head_flip[k]),
-            " ".join(_ratio(float(x)) for x in m.head_first_frame[k]),
-        )
-        for k in range(len(m.dominance))
-    ]
-    lines += _aligned(("block", *MODULES, "diagonality", "flip", "first frame"), heads)
-    lines += [
-        "  norm of each module's output over that of the stream it joins; then self-attention by head:",
-        "  diagonality, flip index, and weight on the first frame (1 is that of uniform attention)",
-        "",
-    ]
+    lines += [*_by_depth(report), "", *_by_block(m), ""]
     for k, (rho, flip) in enumerate(zip(m.cross_direction, m.cross_flip, strict=True)):
         lines.append(f"cross-attention of decoder layer {k + 1}: direction {rho:+.2f}, flip {flip:+.2f}")
     block = report.order.block
@@ -126,6 +88,39 @@ def draw(report: Health, *, path: str | Path | None = None, utterance: int = 0) 
             warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes
             figure.savefig(path, dpi=110)
     return figure
+
+
+def _by_depth(report: Health) -> list[str]:
+    m, rows = report.measures, []
+    for k, depth in enumerate(report.depths):
+        # Features have another rate, so no diagonal; of the output by itself there is nothing to say.
+        told = 0 < k < len(report.depths) - 1
+        diagonals = [_ratio(float(x[k - 1])) if told else "" for x in (m.diagonal, m.anti_diagonal)]
+        flips = (m.label_direction[k], m.label_flip[k], m.frame_flip[k])
+        rows.append((depth, *(f"{x:+.2f}" for x in flips), *diagonals))
+    return [
+        *_aligned(("depth", "labels: direction", "flip", "frames: flip", "diagonal", "anti-diagonal"), rows),
+        "  labels: saliency at that depth; direction 1 rises, -1 falls; flip -0.5 straight, 0.5 reversed",
+        "  frames: Jacobian from that depth to the encoder's output; norm on its diagonals over that elsewhere",
+    ]
+
+
+def _by_block(m: Measures) -> list[str]:
+    rows = [
+        (
+            f"block-{k + 1}",
+            *(f"{x:.2f}" for x in m.dominance[k]),
+            " ".join(f"{x:.2f}" for x in m.head_diagonality[k]),
+            " ".join(f"{x:+.2f}" for x in m.head_flip[k]),
+            " ".join(_ratio(float(x)) for x in m.head_first_frame[k]),
+        )
+        for k in range(len(m.dominance))
+    ]
+    return [
+        *_aligned(("block", *MODULES, "diagonality", "flip", "first frame"), rows),
+        "  norm of each module's output over that of the stream it joins; then self-attention by head:",
+        "  diagonality, flip index, and weight on the first frame (1 is that of uniform attention)",
+    ]
 
 
 def _aligned(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -312,10 +312,8 @@ def _corpus(name, weight, group: list[Utterance], bundle: Bundle, cache: Path, m
 
 def _labels(utterance: Utterance, bundle: Bundle) -> np.ndarray:
     """Label ids of an utterance; none where a word cannot be pronounced, so that it is left out."""
-    if utterance.phones is not None:
-        return bundle.ids(tuple(phone.label for phone in utterance.phones))
-    if utterance.heard is not None:
-        return bundle.ids(utterance.heard)
+    if utterance.labels is not None:
+        return bundle.ids(utterance.labels)
     transcript = Transcript.from_text(utterance.text)
     if len(set(transcript.word_of_label)) < len(transcript.words):
         return np.zeros(0, np.int32)

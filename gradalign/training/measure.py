@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from gradalign.analysis.diagonality import label_flip_index
 from gradalign.error_rate import edit_distance
+from gradalign.label_search import collapsed
 from gradalign.training.config import TrainConfig
 from gradalign.training.data import Batch
 from gradalign.training.loss import ctc_losses, decoder_losses
@@ -35,7 +36,7 @@ def measure(graph: Any, params: Any, batches: list[Batch], mesh: Mesh, config: T
         subsampling = batch.features.shape[1] // found.shape[1]
         for row, n_frames, said, n_labels in zip(found, batch.n_frames, batch.labels, batch.n_labels, strict=True):
             if n_labels:
-                best = _collapsed(row[: -(-int(n_frames) // subsampling)])
+                best = collapsed(row[: -(-int(n_frames) // subsampling)])
                 edits += edit_distance(said[:n_labels].tolist(), best).errors
     means = {name: total / labels for name, total in sums.items()}
     return means | {"per": edits / labels} if config.loss.ctc else means
@@ -73,9 +74,3 @@ def _measure(params: Any, batch: Batch, *, graph: Any, smoothing: float):
     flip = (flips * batch.n_labels).sum() / jnp.maximum(batch.n_labels.sum(), 1)
     parts = {"attention": decoder_loss, "ctc": ctc_loss, "accuracy": accuracy, "cross_flip": flip}
     return parts, heard.argmax(-1)
-
-
-def _collapsed(best: np.ndarray) -> list[int]:
-    """Repeats as one, then without blanks."""
-    first = np.diff(best, prepend=-1) != 0
-    return best[first & (best > 0)].tolist()

@@ -1,0 +1,121 @@
+"""What several commands do alike with their arguments."""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradalign import output as outputs
+from gradalign.cache import prepare_jax
+from gradalign.clock import part
+from gradalign.errors import FormatError, GradalignError
+from gradalign.terminal import note, warnings_about
+
+if TYPE_CHECKING:
+    from gradalign.alignment import Alignment
+    from gradalign.bundle import Bundle
+
+_PROSE = (".txt", ".lab", ".text", ".md", ".json", ".ctm", ".textgrid", ".wav", ".flac", ".mp3", ".ogg", ".opus")
+"""A TEXT of one word, or with a slash, that ends like this is meant to be a file."""
+
+
+def require_matplotlib() -> None:
+    """Raise `GradalignError` where plots cannot be drawn, before anything slow begins."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise GradalignError('plots need matplotlib, which is not installed: pip install "gradalign[plot]"')
+
+
+def recording(args: argparse.Namespace) -> Path:
+    """The recording, known to be a file before anything slow begins."""
+    if os.path.isdir(args.audio):
+        raise FormatError(f"{args.audio} is a directory; expected an audio file")
+    if not os.path.exists(args.audio):
+        raise FormatError(f"{args.audio}: no such audio file; check the path")
+    return Path(args.audio)
+
+
+def transcript(args: argparse.Namespace, audio: Path) -> str:
+    """The text that is meant by TEXT_OR_FILE, or by its absence."""
+    from gradalign import corpus
+
+    if args.text is None:
+        beside = corpus.transcript_beside(audio)
+        if beside is None:
+            args.parser.error(
+                f"what is said in {audio}? give the text or a text file after it, or put "
+                f"{audio.with_suffix('.txt').name} beside it"
+            )
+            raise AssertionError("argparse has left")
+        return corpus.read_transcript(beside)
+    text: str = args.text
+    is_path = os.path.exists(text)
+    one_name = len(text.split()) == 1 or "/" in text or os.sep in text
+    looks_like_path = one_name and text.lower().endswith(_PROSE)
+    return corpus.read_transcript(Path(text)) if is_path or looks_like_path else text
+
+
+def target(args: argparse.Namespace, audio: Path, suffix: str) -> Path:
+    """The file to write for a recording; see `gradalign.output.target`."""
+    return outputs.target(args.output, audio, suffix, overwrite=args.overwrite)
+
+
+def loaded(args: argparse.Namespace) -> "Bundle":
+    """The model, loaded; the options of the method are checked against it."""
+    note(f"loading model {args.model}", quiet=args.quiet)
+    prepare_jax()
+    from gradalign import calibration
+    from gradalign.aligner import chosen_method
+    from gradalign.bundle import load
+    from gradalign.readout import leaf_depth
+
+    try:
+        with part("model"):
+            bundle = load(args.model, calibrated=args.calibration is None)
+            if args.calibration is not None:
+                found, about = calibration.load(args.calibration)
+                bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
+        leaf_depth(args.leaf, bundle.network.config.encoder_layers)
+        _check_used(args, chosen_method(args.method, bundle, plain=args.leaf != "features"), bundle)
+    except ValueError as error:
+        args.parser.error(str(error))
+    finally:
+        note("", quiet=args.quiet)
+    return bundle
+
+
+def _check_used(args: argparse.Namespace, method: str, bundle: "Bundle") -> None:
+    """Leave with a message if an option would be without effect."""
+    from gradalign.signals import family
+
+    learnt = bundle.calibrations.get(method)
+    if args.calibration is not None and learnt is None:
+        args.parser.error(f"--calibration goes with a calibrated method, got {method!r}; give --method or leave it out")
+    sources = (method,) if learnt is None else learnt.signals
+    if args.exact and not any(family(name) == "gradient" for name in sources):
+        args.parser.error(f"--exact goes with methods that follow gradients, got {method!r}; leave it out")
+
+
+def align_one(
+    args: argparse.Namespace, bundle: "Bundle", audio: Path, transcript: str, *, in_folder: bool = False
+) -> "Alignment":
+    from gradalign.aligner import align
+
+    if not in_folder:
+        note(f"aligning {audio.name} (the first recording of a new length takes longer)", quiet=args.quiet)
+    try:
+        with warnings_about(audio):
+            return align(
+                audio,
+                transcript,
+                model=bundle,
+                method=args.method,
+                channel=args.channel,
+                leaf=args.leaf,
+                keep_evidence=not in_folder,
+                exact=args.exact,
+            )
+    finally:
+        if not in_folder:
+            note("", quiet=args.quiet)

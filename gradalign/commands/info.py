@@ -1,0 +1,35 @@
+"""``gradalign info``."""
+
+import argparse
+
+from gradalign.cache import prepare_jax
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe a model."""
+    prepare_jax()
+    import jax
+
+    from gradalign import bundle as bundles
+
+    bundle = bundles.load(args.model)
+    config, features = bundle.network.config, bundle.features
+    rows = {
+        "model": bundle.name,
+        "folder": bundles.folder_of(args.model),
+        "parameters": f"{bundle.network.n_parameters():,}",
+        "encoder": f"{config.encoder_layers} Conformer blocks of width {config.dim}, {config.heads} heads",
+        "decoder": f"{config.decoder_layers} Transformer layers",
+        "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
+        "frames": f"{1000 * bundle.grid.hop_s:g} ms gradient, {1000 * bundle.encoder_grid.hop_s:g} ms others",
+        "longest": f"{bundle.max_duration_s:g} s in one piece",
+        "calibrated": bundle.calibrated_on or "no: gradalign calibrate does it",
+        "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),
+        "labels": f"{len(bundle.labels)}: {' '.join(bundle.labels)}",
+        "time order": bundle.time_order or 'not inspected; see "gradalign inspect"',
+        "runs on": jax.default_backend(),
+    }
+    for name, value in rows.items():
+        print(f"{name:<11} {value}")
+    print("\n" + bundle.card.strip() if bundle.card.strip() else "\nThis model has no card (card.md).")
+    return 0
