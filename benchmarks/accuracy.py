@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 from sources import Recording, about, add_sources, gathered
-from sources import from_manifest as from_manifest  # for speed.py
 
 from gradalign import audio, io
 from gradalign._types import Method

@@ -6,32 +6,34 @@
 Sections: "torch" (one `torch.autograd.grad` a label, same weights; needs torch), "jacrev" (`jax.jacrev` of the whole
 function: time, and memory as compiled), "passes" (cost in forward passes of the encoder at 25, 100 and 400 labels),
 "tse" (compressed against exact boundaries; needs a manifest with references), "rtf" (real-time factor on the
-manifest), "startup" (new processes on a 5 s file), "viterbi" (1500 frames x 200 labels, against ctc-forced-aligner
-where it is installed). Ratios are of medians of one run, interleaved, after warm-up. Run it on an idle machine.
+manifest), "long" (half an hour in one file: cost against a minute, memory; needs a manifest), "startup" (new
+processes on a 5 s file), "viterbi" (1500 frames x 200 labels, against ctc-forced-aligner where it is installed).
+Ratios are of medians of one run, interleaved, after warm-up. Run it on an idle machine.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accuracy import Recording, from_manifest, pocketsphinx_align
+from accuracy import pocketsphinx_align
 from flax import nnx
+from sources import Recording, about, from_manifest
 
 from gradalign import audio, bundle
 from gradalign._types import Method
@@ -39,22 +41,34 @@ from gradalign.aligner import align
 from gradalign.alignment import Interval, Tier
 from gradalign.buckets import pad
 from gradalign.cache import prepare_jax
+from gradalign.compressed import UNSURE, exact_saliency, windowed_saliency
 from gradalign.errors import GradalignError
 from gradalign.evidence import log_saliency, normalise, silence_score
 from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology, viterbi
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place
-from gradalign.readout import _saliency, _windowed
 from gradalign.transcript import Transcript
 
 SIZES = ((2.5, 25), (10.0, 100), (40.0, 400))
 """Seconds and labels; ten labels a second is brisk English."""
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples"
-SECTIONS = ("torch", "jacrev", "passes", "tse", "rtf", "startup", "viterbi")
+SECTIONS = ("torch", "jacrev", "passes", "tse", "rtf", "long", "startup", "viterbi")
 
 Row = tuple[str, str, str, bool | None]
 """What, measured, bar, and whether it is met (None: no bar)."""
+
+
+@partial(jax.jit, static_argnames="graph")
+def exact_matrix(graph, state, features, n_frames, labels):
+    """Saliency of all labels at the features, each followed through the whole recording."""
+    return exact_saliency(nnx.merge(graph, state), features, labels, n_frames)
+
+
+@partial(jax.jit, static_argnames="graph")
+def windowed_matrix(graph, state, features, n_frames, labels):
+    """The same from windows."""
+    return windowed_saliency(nnx.merge(graph, state), features, labels, n_frames)
 
 
 def medians(functions: dict[str, Callable[[], Any]], n: int) -> dict[str, float]:
@@ -94,8 +108,8 @@ def torch_section(model: bundle.Bundle, n: int) -> tuple[list[Row], dict[str, An
     features, labels = speech(model, 10.0, 100)
     graph, state = nnx.split(model.network)
     reference = TorchAED(model.network)
-    exact = partial(_saliency, graph, state, features, len(features), labels, depth=-1, reduce="l2")
-    compressed = partial(_windowed, graph, state, features, len(features), labels, depth=-1)
+    exact = partial(exact_matrix, graph, state, features, len(features), labels)
+    compressed = partial(windowed_matrix, graph, state, features, len(features), labels)
     ours, theirs = np.asarray(exact()), saliency(reference, features, labels)
     difference = float(np.abs(ours - theirs).max() / theirs.max())
     seconds = medians(
@@ -125,13 +139,13 @@ def jacrev_section(model: bundle.Bundle, n: int) -> tuple[list[Row], dict[str, A
     arguments = (state, features, len(features), labels)
     functions = {
         "jacrev": partial(naive, state, features, labels),
-        "exact": partial(_saliency, graph, *arguments, depth=-1, reduce="l2"),
-        "compressed": partial(_windowed, graph, *arguments, depth=-1),
+        "exact": partial(exact_matrix, graph, *arguments),
+        "compressed": partial(windowed_matrix, graph, *arguments),
     }
     memory = {
         "jacrev": _memory(naive.lower(state, features, labels)),
-        "exact": _memory(_saliency.lower(graph, *arguments, depth=-1, reduce="l2")),
-        "compressed": _memory(_windowed.lower(graph, *arguments, depth=-1)),
+        "exact": _memory(exact_matrix.lower(graph, *arguments)),
+        "compressed": _memory(windowed_matrix.lower(graph, *arguments)),
     }
     seconds = medians(functions, max(n // 2, 3))
     rows: list[Row] = []
@@ -167,12 +181,12 @@ def passes_section(model: bundle.Bundle, n: int) -> tuple[list[Row], dict[str, A
         arguments = (state, features, len(features), labels)
         functions = {
             "encoder": partial(encode, state, features),
-            "exact": partial(_saliency, graph, *arguments, depth=-1, reduce="l2"),
-            "compressed": partial(_windowed, graph, *arguments, depth=-1),
+            "exact": partial(exact_matrix, graph, *arguments),
+            "compressed": partial(windowed_matrix, graph, *arguments),
         }
         flops = {
             "encoder": _flops(encode.lower(state, features)),
-            "compressed": _flops(_windowed.lower(graph, *arguments, depth=-1)),
+            "compressed": _flops(windowed_matrix.lower(graph, *arguments)),
         }
         if n_labels > 100:  # minutes, and nothing new
             del functions["exact"]
@@ -203,10 +217,10 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
             features = log_mel_padded(np.asarray(recording.audio), model.features)
             labels = model.ids(transcript.labels)
             padded = pad(features, labels)
-            windows = _windowed(graph, state, *padded, depth=-1)
-            unsure += float(windows.missed) > align_limit()
+            windows = windowed_matrix(graph, state, *padded)
+            unsure += float(windows.missed) > UNSURE
             matrices = {
-                "exact": _saliency(graph, state, *padded, depth=-1, reduce="l2"),
+                "exact": exact_matrix(graph, state, *padded),
                 "compressed": windows.saliency[0],
             }
             for name, matrix in matrices.items():
@@ -227,13 +241,6 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
         rows.append((what, text, "< +2 ms", worse < 2))
         found[str(n_labels)] = {"tse_ms": tse, "unsure": unsure, "recordings": len(measured["exact"])}
     return rows, found
-
-
-def align_limit() -> float:
-    """What a recording may miss and still be taken for sure."""
-    from gradalign.compressed import UNSURE
-
-    return UNSURE
 
 
 def joined(recordings: list[Recording], seconds: float, count: int) -> list[Recording]:
@@ -299,6 +306,54 @@ def rtf_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
         )
         found[method] = factor
     return rows, found
+
+
+def long_section(name: str, recordings: list[Recording]) -> tuple[list[Row], dict[str, Any]]:
+    """Half an hour in one file against a minute, in a process of its own: cost a minute, peak memory, boundaries."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(_long, name, recordings).result()
+    ratio = found["seconds_a_minute"] / found["seconds_of_one_minute"]
+    what = f"{found['minutes']:.1f} minutes in one file, {found['words']} words"
+    rows: list[Row] = [
+        (what, f"{found['minutes'] * found['seconds_a_minute']:.0f} s, {found['unplaced']} words unplaced", "", None),
+        ("cost a minute against a file of one minute", f"{ratio:.2f}x", "<= 1.3x", ratio <= 1.3),
+        ("peak memory of the process", f"{found['peak_gb']:.2f} GB", "< 3 GB", found["peak_gb"] < 3),
+        ("word TSE of the long file", f"{found['tse_ms']:.1f} ms", "", None),
+    ]
+    return rows, found
+
+
+def _long(name: str, recordings: list[Recording]) -> dict[str, Any]:
+    """What `long_section` reports. The minute is timed when its programs are there already, the half hour is not."""
+    prepare_jax()
+    model = bundle.load(name)
+    spoken = [r for r in recordings if r.group == recordings[0].group]
+    sounds = [(r, audio.read(r.audio) if isinstance(r.audio, Path) else r.audio) for r in spoken]
+    minute, half_hour = (_of_length(sounds, seconds) for seconds in (60, 1800))
+    timed = []
+    for recording in (minute, minute, half_hour):
+        started = time.perf_counter()
+        samples = np.asarray(recording.audio)
+        result = align(samples, recording.text, model=model, sample_rate=16_000, keep_evidence=False)
+        timed.append((time.perf_counter() - started) / (result.duration / 60))
+    return {
+        "minutes": result.duration / 60,
+        "words": len(result.words),
+        "unplaced": sum(word.status == "unplaced" for word in result.words),
+        "seconds_of_one_minute": timed[1],
+        "seconds_a_minute": timed[2],
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "tse_ms": compare(half_hour.reference[0], result, tier="words").tse_s * 1e3,
+    }
+
+
+def _of_length(sounds: list[tuple[Recording, np.ndarray]], seconds: float) -> Recording:
+    """Recordings end to end, from the first again where there are too few, up to a length at most."""
+    parts, n_samples = [], 0
+    while n_samples + len(sounds[len(parts) % len(sounds)][1]) <= seconds * 16_000:
+        parts.append(sounds[len(parts) % len(sounds)])
+        n_samples += len(parts[-1][1])
+    return _join(parts, 16_000)
 
 
 def startup_section(name: str) -> tuple[list[Row], dict[str, Any]]:
@@ -368,25 +423,21 @@ def main() -> int:
     if args.manifest is not None:
         refs = args.refs or args.manifest.with_name(args.manifest.stem + "_refs.jsonl")
         recordings = list(from_manifest(args.manifest, refs, None, None))
-    measures: dict[str, Any] = {
-        "model": model.name,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "jax": version("jax"),
-    }
+    measures: dict[str, Any] = {**about(model)}
     sections: dict[str, Callable[[], tuple[list[Row], dict[str, Any]]]] = {
         "torch": lambda: torch_section(model, args.n),
         "jacrev": lambda: jacrev_section(model, args.n),
         "passes": lambda: passes_section(model, args.n),
         "tse": lambda: tse_section(model, recordings, args.limit),
         "rtf": lambda: rtf_section(model, recordings, args.limit),
+        "long": lambda: long_section(args.model, recordings),
         "startup": lambda: startup_section(args.model),
         "viterbi": lambda: viterbi_section(args.n),
     }
     missed = 0
     print("| what | measured | bar | |\n|---|---|---|---|")
     for name in args.sections:
-        if name in ("tse", "rtf") and not recordings:
+        if name in ("tse", "rtf", "long") and not recordings:
             print(f"| {name} | needs --manifest | | |")
             continue
         rows, measures[name] = sections[name]()

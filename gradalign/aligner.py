@@ -101,6 +101,8 @@ def align(
     bundle = model if isinstance(model, Bundle) else bundles.load(model)
     method = chosen_method(method, bundle, plain=leaf != "features" or reduce != "l2")
     leaf_depth(leaf, bundle.network.config.encoder_layers)
+    if exact and not follows_gradients(method, bundle):
+        raise ValueError(f"exact goes with methods that follow gradients, got {method!r}; leave it out")
     if method != "equal":
         bundle.check_time_order(*_deepest(method, leaf, bundle))
     if isinstance(transcript, Path):
@@ -227,6 +229,12 @@ def chosen_method(method: Method | None, bundle: Bundle, *, plain: bool) -> Meth
             f"{', '.join(bundle.calibrations) or 'no calibration'}: run gradalign calibrate, or take a plain method"
         )
     return method
+
+
+def follows_gradients(method: Method, bundle: Bundle) -> bool:
+    """Whether a method of this model needs any gradient."""
+    learnt = bundle.calibrations.get(method)
+    return any(family(name) == "gradient" for name in ((method,) if learnt is None else learnt.signals))
 
 
 def _deepest(method: Method, leaf: str, bundle: Bundle) -> tuple[str, int]:

@@ -113,7 +113,7 @@ class TranscriptWord:
         start_char: Offset of its first character in the transcript.
         end_char: Offset one past its last character.
         status: "aligned"; "unpronounceable" (no pronunciation is known: it has no interval);
-            "unplaced" (it has one, but no place was found: reserved, no method of this release leaves a word out).
+            "unplaced" (it has one, but its stretch of a long recording could not be aligned).
         index: Position of its interval in the words tier, or None where it has none.
     """
 

@@ -163,7 +163,16 @@ def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True) -> Bund
 
 
 def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None:
-    """Write a model's config and parameters to ``folder``, made if need be; ``dtype`` is that of the numbers."""
+    """Write a model: config, parameters, and card and calibration where it has them.
+
+    Args:
+        bundle: The model.
+        folder: Where to, made if need be; files that are there are replaced.
+        dtype: Of the numbers.
+
+    Raises:
+        FormatError: If a file cannot be written.
+    """
     from safetensors.numpy import save_file
 
     folder = Path(folder)
@@ -179,13 +188,13 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     }
     if bundle.time_order is not None:
         config["time_order"] = dataclasses.asdict(bundle.time_order)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n", overwrite=True)
     params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
     save_file(params, folder / "params.safetensors")
     # The library writes for the owner alone; a model is for everybody who may read its folder.
     (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
     if bundle.card:
-        (folder / "card.md").write_text(bundle.card, "utf-8")
+        write_text(folder / "card.md", bundle.card, overwrite=True)
     if bundle.calibrations:
         calibrations.save(bundle.calibrations, folder / CALIBRATION, about=bundle.calibrated_on)
 

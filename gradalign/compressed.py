@@ -20,7 +20,7 @@ from gradalign.evidence import ctc_scores, percentile_of
 from gradalign.gradients import Reduction, norm, reduced
 from gradalign.lattice import NEVER, Topology, viterbi
 from gradalign.nn.aed import AED, FEATURES_LEAF
-from gradalign.nn.windowed import Pass, decoder_cotangents, encoder_cotangents, teacher_forced
+from gradalign.nn.windowed import STEM_REACH, Pass, decoder_cotangents, encoder_cotangents, teacher_forced
 
 WINDOW = 17
 """Encoder frames of a window: 340 ms to both sides of the label at 40 ms a frame."""
@@ -127,7 +127,7 @@ def windowed_saliency(
 
 def _frames_of(network: AED, depth: int) -> tuple[int, int]:
     """Leaf frames an encoder frame, and how many of them a window reaches further back than its encoder frames do."""
-    return (network.config.subsampling, 3) if depth == FEATURES_LEAF else (1, 0)
+    return (network.config.subsampling, STEM_REACH) if depth == FEATURES_LEAF else (1, 0)
 
 
 def _in_windows(
@@ -233,7 +233,7 @@ def exact_saliency(
         cotangents = pull_decoder(jax.nn.one_hot(rows, len(labels)))
         gradients = encoder_cotangents(network, kept, cotangents, None, depths=(depth,))[0]
         if depth == FEATURES_LEAF:
-            gradients = gradients[:, 3 : 3 + len(features)]
+            gradients = gradients[:, STEM_REACH : STEM_REACH + len(features)]
         found = jax.vmap(lambda gradient: reduced(gradient, leaf, reduce))(gradients)
         return jax.lax.dynamic_update_slice(sizes, found, (index * chunk, jnp.zeros_like(index)))
 
@@ -275,14 +275,13 @@ def _spread(
     return jnp.where((offset >= 0) & (offset < length), inside, outside)
 
 
-def worthwhile(n_labels: int, n_frames: int, *, window: int = WINDOW, probes: int = PROBES) -> bool:
+def worthwhile(n_labels: int, n_encoder: int, *, window: int = WINDOW, probes: int = PROBES) -> bool:
     """Whether windows cost less than pulling back every label in full.
 
     Args:
         n_labels: Labels of the transcript.
-        n_frames: Feature frames of the recording.
+        n_encoder: Encoder frames of the recording.
         window: Encoder frames a window.
         probes: Full pull-backs besides.
     """
-    n_encoder = int(np.ceil(n_frames / 4))
     return n_labels * min(window, n_encoder) / max(n_encoder, 1) + probes < n_labels

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from gradalign._types import Method
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
 from gradalign.cache import by_shape
@@ -24,6 +25,8 @@ from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.pieces import Piece, joined, pieces
 from gradalign.signals import CUES, OF_CTC, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
+from gradalign.timing import FrameGrid
+from gradalign.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +78,29 @@ def gradient_saliency(
     return np.asarray(found)[: len(labels), :n_leaf]
 
 
-def evidence(bundle, features, transcript, method, depth, reduce, exact):
-    """Scores, silence and topology of one method, and the grid they are on."""
+def evidence(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    transcript: Transcript,
+    method: Method,
+    depth: int,
+    reduce: Reduction,
+    exact: bool,
+) -> tuple[Any, Any, Topology, FrameGrid]:
+    """What a plain method reads off the network: scores, silence and topology, and the grid they are on.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames.
+        transcript: Labels, and where silence may lie.
+        method: A plain one; see `gradalign.align`.
+        depth: The leaf of "gradient", as `leaf_depth` counts.
+        reduce: Of "gradient".
+        exact: Of "gradient".
+
+    Raises:
+        AlignmentError: If there are more labels than frames.
+    """
     n_frames, n_labels = len(features), len(transcript.labels)
     n_encoder = n_frames_at(n_frames, 0, bundle)
     labels = bundle.ids(transcript.labels)
@@ -90,7 +114,7 @@ def evidence(bundle, features, transcript, method, depth, reduce, exact):
     if method == "gradient":
         check_feasible(n_labels, n_frames, words)
         with part("gradients"):
-            found = _gradients(graph, state, features, labels, depth, reduce, exact)
+            found = _gradients(bundle, features, labels, depth, reduce, exact)
             scores, silence = np.asarray(found[0])[:n_labels, :n_frames], np.asarray(found[1])[:n_frames]
         return scores, silence, words, bundle.grid
     if method == "ctc":
@@ -151,11 +175,15 @@ def _read(
     n_labels, n_frames = len(labels), len(features)
     padded = pad(features, bundle.ids(labels))
     gradients = any(family(name) == "gradient" for name in names)
-    windows = gradients and not exact and "ctc" in names and worthwhile(n_labels, n_frames)
+    windows = gradients and not exact and "ctc" in names and worthwhile(n_labels, n_frames_at(n_frames, 0, bundle))
     with part("gradients" if gradients else "encode"):
         seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=windows))
         if windows and not _trusted(float(seen.missed)):
             seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=False))
+    return _unpadded(seen, n_labels, n_frames)
+
+
+def _unpadded(seen: Signals, n_labels: int, n_frames: int) -> Signals:
     return Signals(seen.scores[:, :n_labels, :n_frames], seen.cues[:, :n_frames], seen.sure[:n_labels], seen.missed)
 
 
@@ -168,10 +196,10 @@ def _in_pieces(
     exact: bool,
 ) -> Signals:
     """`read_signals` of a recording that is too long for the decoder."""
-    whole = read_signals(bundle, features, labels, ("ctc",))
     padded = pad(features, bundle.ids(labels))
     with part("encode"):
-        centres, found = jax.tree.map(np.asarray, _coarse(*nnx.split(bundle.network), *padded))
+        whole, centres, found = jax.tree.map(np.asarray, _by_ctc(*nnx.split(bundle.network), *padded))
+    whole = _unpadded(whole, len(labels), len(features))
     cut = [Piece((0, len(labels)), (0, len(features)))]
     if bool(found):
         fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
@@ -253,9 +281,11 @@ def check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str)
 
 
 @partial(by_shape, static_argnames=("graph",))
-def _coarse(graph, state, features, n_frames, labels):
+def _by_ctc(graph, state, features, n_frames, labels):
+    """What the CTC head alone tells: its signal and cues, and the coarse alignment; XLA shares the forward pass."""
     network = nnx.merge(graph, state)
-    return coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
+    seen = chosen_signals(network, features, labels, n_frames, names=("ctc",), chunk=1)
+    return seen, *coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
 
 
 @partial(by_shape, static_argnames=("graph", "names", "windows"))
@@ -287,11 +317,12 @@ def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int,
     return exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
 
 
-def _gradients(graph, state, features, labels, depth, reduce, exact):
+def _gradients(bundle, features, labels, depth, reduce, exact):
     """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
-    padded = pad(features, labels)
+    graph, state = nnx.split(bundle.network)
+    padded, n_encoder = pad(features, labels), n_frames_at(len(features), 0, bundle)
     # Deeper leaves tell whether the encoder keeps the order of time, which windows along the CTC head's would hide.
-    if not exact and depth == FEATURES_LEAF and reduce == "l2" and worthwhile(len(labels), len(features)):
+    if not exact and depth == FEATURES_LEAF and reduce == "l2" and worthwhile(len(labels), n_encoder):
         scores, missed = _windowed_scores(graph, state, *padded, depth=depth)
         if _trusted(float(missed)):
             return scores
@@ -300,18 +331,14 @@ def _gradients(graph, state, features, labels, depth, reduce, exact):
 
 @partial(by_shape, static_argnames=("graph", "depth", "reduce"))
 def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce):
-    found = _saliency(graph, state, features, n_frames, labels, depth=depth, reduce=reduce)
+    network = nnx.merge(graph, state)
+    found = exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
     return _scores_of(found, graph, state, features, n_frames, labels, depth)
 
 
 @partial(by_shape, static_argnames=("graph", "depth"))
-def _windowed(graph, state, features, n_frames, labels, *, depth):
-    return windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,))
-
-
-@partial(by_shape, static_argnames=("graph", "depth"))
 def _windowed_scores(graph, state, features, n_frames, labels, *, depth):
-    found = _windowed(graph, state, features, n_frames, labels, depth=depth)
+    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,))
     return _scores_of(found.saliency[0], graph, state, features, n_frames, labels, depth), found.missed
 
 

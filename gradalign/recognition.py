@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from gradalign import audio as audio_files
 from gradalign.buckets import FRAME_BUCKETS, bucket
 from gradalign.bundle import Bundle
+from gradalign.cache import by_shape
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
 from gradalign.label_search import ctc_greedy, ctc_log_prob, search
@@ -303,20 +304,20 @@ def _heard(graph: Any, state: Any, features: np.ndarray) -> tuple[Array, Array, 
     return encoded, valid, np.asarray(ctc)[np.asarray(valid)]
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _encode(graph: Any, state: Any, features: Array, n_frames: Array) -> tuple[Array, Array, Array]:
     network = nnx.merge(graph, state)
     encoded, valid, _ = network.encode(features, n_frames)
     return encoded, valid, network.ctc_log_probs(encoded)
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _encode_all(graph, state, features, n_frames):
     """`_encode` for recordings side by side."""
     return jax.vmap(lambda x, n: _encode(graph, state, x, n))(features, n_frames)
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _all_log_probs(graph, state, histories, encoded, valid):
     """Log-probabilities of the label after each prefix of each history."""
     network = nnx.merge(graph, state)
@@ -340,7 +341,7 @@ def _attention_greedy(graph, state, encoded, valid, longest: np.ndarray) -> list
     return [tuple(int(label) for label in row[1:] if label) for row in said]
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _greedy_steps(graph, state, histories, first, longest, encoded, valid):
     """Fill in what follows position ``first`` of each history, zeros from its end on; and which have ended."""
     decoder = nnx.merge(graph, state).decoder
@@ -362,7 +363,7 @@ def _greedy_steps(graph, state, histories, first, longest, encoded, valid):
     return histories, ended
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(by_shape, static_argnames=("graph",))
 def _next_log_probs(graph, state, histories, at, encoded, valid):
     """Log-probabilities of the label after each history of length ``at``."""
     network = nnx.merge(graph, state)

@@ -96,7 +96,7 @@ def progress(run: "Iterator[Outcome]", total: int, *, quiet: bool) -> "Iterator[
     for number, outcome in enumerate(run, start=1):
         now = time.monotonic()
         left = (now - began) / number * (total - number)
-        line = f"{number}/{total} recordings, about {_minutes(left)} left ({outcome.item.name})"
+        line = f"{number}/{total} recordings, about {minutes(left)} left ({outcome.item.name})"
         note(line, quiet=quiet)
         if not (quiet or on_terminal) and now - last > 10:
             last = now
@@ -160,5 +160,6 @@ def _problem(word: "TranscriptWord") -> str:
     return f"{word.text!r} at characters {word.start_char}-{word.end_char} was not aligned: {why}"
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A length of time for people."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

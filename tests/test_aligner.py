@@ -222,7 +222,7 @@ def test_too_little_audio_for_the_sentence_is_an_error(bundle: Bundle, speech: n
 
 
 def test_an_untrained_ctc_head_cuts_no_long_recording(bundle: Bundle, rng: np.random.Generator):
-    with pytest.raises(AlignmentError, match="does not hear the transcript.* without a trained CTC head cannot"):
+    with pytest.raises(AlignmentError, match=r"does not hear the transcript.* without a trained CTC head cannot"):
         align(rng.normal(size=25 * 16_000).astype(np.float32), "cat", model=bundle)
 
 

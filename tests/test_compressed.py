@@ -132,6 +132,6 @@ def test_the_coarse_alignment_keeps_the_order(tiny_bundle, utterance):
 
 
 def test_few_labels_are_cheaper_exact():
-    assert not worthwhile(2, 1000)
-    assert worthwhile(100, 1000)
-    assert not worthwhile(30, 64)
+    assert not worthwhile(2, 250)
+    assert worthwhile(100, 250)
+    assert not worthwhile(30, 16)

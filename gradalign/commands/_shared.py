@@ -11,9 +11,10 @@ from gradalign import output as outputs
 from gradalign.cache import prepare_jax
 from gradalign.clock import part
 from gradalign.errors import FormatError, GradalignError
-from gradalign.terminal import note, warnings_about
+from gradalign.terminal import minutes, note, warnings_about
 
 if TYPE_CHECKING:
+    from gradalign._types import Method
     from gradalign.alignment import Alignment
     from gradalign.bundle import Bundle
 
@@ -85,15 +86,13 @@ def loaded(args: argparse.Namespace) -> "Bundle":
     return bundle
 
 
-def _check_used(args: argparse.Namespace, method: str, bundle: "Bundle") -> None:
+def _check_used(args: argparse.Namespace, method: "Method", bundle: "Bundle") -> None:
     """Leave with a message if an option would be without effect."""
-    from gradalign.signals import family
+    from gradalign.aligner import follows_gradients
 
-    learnt = bundle.calibrations.get(method)
-    if args.calibration is not None and learnt is None:
+    if args.calibration is not None and method not in bundle.calibrations:
         args.parser.error(f"--calibration goes with a calibrated method, got {method!r}; give --method or leave it out")
-    sources = (method,) if learnt is None else learnt.signals
-    if args.exact and not any(family(name) == "gradient" for name in sources):
+    if args.exact and not follows_gradients(method, bundle):
         args.parser.error(f"--exact goes with methods that follow gradients, got {method!r}; leave it out")
 
 
@@ -115,6 +114,7 @@ def align_one(
                 leaf=args.leaf,
                 keep_evidence=not in_folder,
                 exact=args.exact,
+                progress=lambda done, all_: note(f"{audio.name}: {minutes(done)} of {minutes(all_)}", quiet=args.quiet),
             )
     finally:
         if not in_folder:

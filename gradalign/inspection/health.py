@@ -20,6 +20,7 @@ from gradalign.analysis.norms import dominance
 from gradalign.analysis.verdict import TimeOrder, time_order
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
+from gradalign.cache import by_shape
 from gradalign.features import log_mel_padded
 from gradalign.gradients import norm, pulled_back
 from gradalign.nn.aed import AED, Leaves
@@ -225,7 +226,7 @@ def health(bundle: Bundle, utterances: Sequence[Examined]) -> Health:
     return Health(bundle.name, depths, means, order, tuple(utterances))
 
 
-@partial(jax.jit, static_argnames=("graph", "probes"))
+@partial(by_shape, static_argnames=("graph", "probes"))
 def _measures(graph, state, features, n_frames, labels, n_labels, frames, n_rows, *, probes: int):
     """The measures, and the maps for the figure; all padded."""
     network: AED = nnx.merge(graph, state)

@@ -21,6 +21,9 @@ from gradalign.nn.decoder import DecoderLayer
 from gradalign.nn.encoder import ConformerBlock, Convolution, Stem
 from gradalign.nn.layers import Attention, FeedForward, LayerNorm, depthwise, sinusoids, strided_patches
 
+STEM_REACH = 3
+"""Feature frames before an encoder frame's first one that the stem looks at: a window's gradients begin there."""
+
 
 class NormKept(NamedTuple):
     """Of a layer norm: the normed input, and the inverse of its standard deviation."""
