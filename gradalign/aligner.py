@@ -28,6 +28,9 @@ from gradalign.signals import depth_of, family
 from gradalign.stretches import Stretch, merged, part_of, stretches
 from gradalign.transcript import Transcript
 
+WHOLE_S = 30.0
+"""The most that is aligned in one piece whatever the model takes: memory grows with the square of the length."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,9 +51,9 @@ def align(
 ) -> Alignment:
     """When each word and phone of a transcript was said.
 
-    A recording that is longer than the model takes is cut at pauses, which the CTC head hears, and its stretches are
-    aligned one after the other; see `gradalign.stretches`. Words of a stretch that cannot be aligned are "unplaced",
-    and a warning says why.
+    A recording that is longer than 30 s, or than the model takes, is cut at pauses, which the CTC head hears, and its
+    stretches are aligned one after the other; see `gradalign.stretches`. Words of a stretch that cannot be aligned are
+    "unplaced", and a warning says why.
 
     Args:
         audio: A file, or mono samples in [-1, 1].
@@ -70,15 +73,15 @@ def align(
         reduce: How a frame's plain gradient becomes one number; see `gradalign.saliency`.
         variants: Whether the model chooses among the pronunciations of each word; else the first one is taken.
         keep_evidence: Whether the result keeps what it was read off, for `Alignment.plot`; not for recordings that are
-            longer than the model takes.
+            cut at pauses.
         exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
             so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
             warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by "calibrated-gradient",
             which does not look at that head.
             Methods that look at it and at more read recordings longer than 16 s in pieces.
-        progress: Called with the seconds that are aligned and the length of the recording, where that is longer than
-            the model takes.
+        progress: Called with the seconds that are aligned, which need not be the first ones, and the length of the
+            recording, where that is cut at pauses.
 
     Returns:
         Tiers "words" and "phones", and the fate of every word of the transcript. By a calibrated method boundaries are
@@ -112,9 +115,14 @@ def align(
     with part("read"):
         waveform = prepared(audio, bundle, sample_rate=sample_rate, channel=channel)
     how = _How(bundle, method, leaf, reduce, variants, keep_evidence, exact)
-    if len(waveform) <= bundle.max_duration_s * bundle.features.sample_rate:
+    if len(waveform) <= longest_whole_s(bundle) * bundle.features.sample_rate:
         return _aligned(waveform, transcript, how)
     return _aligned_in_stretches(waveform, transcript, how, progress)
+
+
+def longest_whole_s(bundle: Bundle) -> Seconds:
+    """Length up to which a recording is aligned in one piece; longer ones are cut at pauses."""
+    return min(bundle.max_duration_s, WHOLE_S)
 
 
 class _How(NamedTuple):
@@ -130,7 +138,7 @@ class _How(NamedTuple):
 
 
 def _aligned(waveform: Float[np.ndarray, " samples"], transcript: Transcript, how: _How) -> Alignment:
-    """A recording that the model takes in one piece."""
+    """A recording in one piece."""
     bundle, method = how.bundle, how.method
     with part("features"):
         features = log_mel_padded(waveform, bundle.features)
@@ -162,7 +170,7 @@ def _aligned_in_stretches(
     how: _How,
     progress: Callable[[Seconds, Seconds], None] | None,
 ) -> Alignment:
-    """A recording that is longer than the model takes; a stretch that cannot be aligned leaves its words unplaced."""
+    """A recording that is cut at pauses; a stretch that cannot be aligned leaves its words unplaced."""
     bundle, hop = how.bundle, how.bundle.features.hop_samples
     rate = bundle.features.sample_rate
     duration = len(waveform) / rate
@@ -171,8 +179,10 @@ def _aligned_in_stretches(
         features = log_mel_padded(waveform, bundle.features)
     cut = stretches(bundle, features, transcript)
     del features
-    parts: list[tuple[Stretch, Alignment | None]] = []
-    for stretch in cut:
+    parts: dict[Stretch, Alignment | None] = {}
+    done = 0.0
+    # In order of length, so that programs for one shape are done with before others take their place.
+    for stretch in sorted(cut, key=lambda stretch: stretch.frames[1] - stretch.frames[0]):
         begin, end = stretch.frames
         inside = part_of(transcript, *stretch.words)
         found = None
@@ -186,12 +196,14 @@ def _aligned_in_stretches(
                     end * hop / rate,
                     error,
                 )
-        parts.append((stretch, found))
+        parts[stretch] = found
+        done += (end - begin) * hop / rate
         if progress is not None:
-            progress(end * hop / rate, duration)
-    if all(found is None for _, found in parts):
+            progress(done, duration)
+    if all(found is None for found in parts.values()):
         raise AlignmentError("no stretch of the recording could be aligned; is the transcript what is said there?")
-    return merged(parts, transcript, hop=bundle.grid.hop_s, duration=duration, method=how.method, model=bundle.name)
+    in_order = [(stretch, parts[stretch]) for stretch in cut]
+    return merged(in_order, transcript, hop=bundle.grid.hop_s, duration=duration, method=how.method, model=bundle.name)
 
 
 def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarray, "frames mels"]) -> Transcript:

@@ -61,10 +61,12 @@ def cache_folder() -> Path | None:
 class by_shape(Generic[R]):
     """``jax.jit`` for functions that meet many shapes: programs that were not used for long are dropped.
 
-    Linux allows a process 65,530 memory maps by default, and a program of ours takes one to two thousand. Past that,
-    XLA dies with "Unable to allocate section memory" or a segmentation fault, which a corpus of many different lengths
-    would run into. JAX frees a program when the function that it was made of is gone, so each shape gets a function of
-    its own. A program that was dropped and is needed again comes from the folder of programs.
+    On a CPU each kernel of a program takes three memory maps and some 0.1 MB a map, so that all programs for one shape
+    take 2,200 maps and 200 MB. A corpus of many different lengths would fill the memory, or get to the 65,530 maps that
+    Linux allows by default, past which XLA dies with "Unable to allocate section memory" or a segmentation fault. JAX
+    frees a program when the function that it was made of is gone, so each shape gets a function of its own. A program
+    that was dropped and is needed again comes from the folder of programs: whoever has many recordings takes them in
+    order of length.
     """
 
     def __init__(self, function: Callable[..., R], *, static_argnames: tuple[str, ...] = ()) -> None:
@@ -103,18 +105,21 @@ _programs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 """Functions by what they compute and for which shapes; those used last stand last."""
 
 
-def drop_programs(share: float = 0.75) -> None:
-    """Drop the half of all `by_shape` programs that was not used for longest, if memory maps are short.
+MAPS = 13_000
+"""Memory maps above which programs are dropped. A map goes with about 0.1 MB of memory."""
+
+
+def drop_programs(most: int = MAPS) -> None:
+    """Drop the half of all `by_shape` programs that was not used for longest, if they hold too much.
 
     Args:
-        share: Of the maps that are allowed; with more than this in use, programs are dropped.
+        most: Memory maps of the process; with more than this in use, programs are dropped.
     """
     try:
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
         used = Path("/proc/self/maps").read_bytes().count(b"\n")
-    except (OSError, ValueError):  # not Linux
+    except OSError:  # not Linux
         return
-    if used > share * allowed:
+    if used > most:
         for _ in range(-(-len(_programs) // 2)):
             _programs.popitem(last=False)
         gc.collect()

@@ -30,7 +30,7 @@ NEVER = -1e30
 
 
 class Topology(NamedTuple):
-    """Where silence may be and which labels may touch.
+    """Where silence may be and which labels may touch; made on the host, where no length is a program of its own.
 
     Attributes:
         silence_allowed: Entry k: may there be silence before label k? The last entry is for after the last label.
@@ -38,13 +38,13 @@ class Topology(NamedTuple):
             label 0? Ending in the last label is always allowed.
     """
 
-    silence_allowed: Bool[Array, " labels+1"]
-    skip_allowed: Bool[Array, " labels"]
+    silence_allowed: Bool[Array, " labels+1"] | Bool[np.ndarray, " labels+1"]
+    skip_allowed: Bool[Array, " labels"] | Bool[np.ndarray, " labels"]
 
     @classmethod
     def free(cls, n_labels: int) -> "Topology":
         """Optional silence around every label: the topology of the paper."""
-        return cls(jnp.ones(n_labels + 1, bool), jnp.ones(n_labels, bool))
+        return cls(np.ones(n_labels + 1, bool), np.ones(n_labels, bool))
 
     @classmethod
     def words(cls, word_of_label: Sequence[int] | Int[np.ndarray, " labels"] | Int[Array, " labels"]) -> "Topology":
@@ -56,7 +56,7 @@ class Topology(NamedTuple):
         word = np.asarray(word_of_label, np.int32)
         silence_allowed = np.ones(len(word) + 1, bool)
         silence_allowed[1:-1] = word[1:] != word[:-1]
-        return cls(jnp.asarray(silence_allowed), jnp.ones(len(word), bool))
+        return cls(silence_allowed, np.ones(len(word), bool))
 
     @classmethod
     def ctc(cls, labels: Sequence[int] | Int[np.ndarray, " labels"] | Int[Array, " labels"]) -> "Topology":
@@ -71,19 +71,19 @@ class Topology(NamedTuple):
         ids = np.asarray(labels, np.int32)
         skip_allowed = np.ones(len(ids), bool)
         skip_allowed[1:] = ids[1:] != ids[:-1]
-        return cls(jnp.ones(len(ids) + 1, bool), jnp.asarray(skip_allowed))
+        return cls(np.ones(len(ids) + 1, bool), skip_allowed)
 
     @classmethod
     def no_silence(cls, n_labels: int) -> "Topology":
         """Labels fill the utterance: the monotone path of dynamic time warping."""
-        return cls(jnp.zeros(n_labels + 1, bool), jnp.ones(n_labels, bool))
+        return cls(np.zeros(n_labels + 1, bool), np.ones(n_labels, bool))
 
     def padded(self, n_labels: int) -> "Topology":
         """The same topology with room for ``n_labels`` labels, so that utterances can be stacked into a batch."""
         extra = n_labels - len(self.skip_allowed)
         if extra < 0:
             raise ValueError(f"cannot pad a topology of {len(self.skip_allowed)} labels to {n_labels} labels")
-        return Topology(*(jnp.pad(mask, (0, extra), constant_values=True) for mask in self))
+        return Topology(*(np.pad(np.asarray(mask), (0, extra), constant_values=True) for mask in self))
 
 
 class Path(NamedTuple):
@@ -289,16 +289,20 @@ def path_score(
     return jnp.where(frame < (len(labels) if n_frames is None else n_frames), chosen, 0.0).sum()
 
 
-def spans(labels: Int[Array, " frames"], n_labels: int) -> Int[Array, "labels 2"]:
-    """First frame and last frame + 1 of each label on a path; (0, 0) for a label that is not on it.
+def spans(labels: Int[Array, " frames"] | Int[np.ndarray, " frames"], n_labels: int) -> Int[np.ndarray, "labels 2"]:
+    """First frame and last frame + 1 of each label on a path; (0, 0) for a label that is not on it. On the host.
 
     Args:
-        labels: Index of the label at each frame, -1 in silence.
+        labels: Index of the label at each frame, never falling but for -1 in silence.
         n_labels: Rows of the result.
     """
-    on_label = labels[None, :] == jnp.arange(n_labels)[:, None]
-    first = on_label.argmax(axis=1)
-    return jnp.stack([first, first + on_label.sum(axis=1)], axis=1)
+    path = np.asarray(labels)
+    frames = np.flatnonzero(path >= 0)
+    first, last = (np.searchsorted(path[frames], np.arange(n_labels), side=side) for side in ("left", "right"))
+    found = np.zeros((n_labels, 2), np.int32)
+    there = last > first
+    found[there] = np.stack([frames[first[there]], frames[last[there] - 1] + 1], axis=1)
+    return found
 
 
 def check_feasible(n_labels: int, n_frames: int, topology: Topology) -> None:

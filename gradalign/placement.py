@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -132,7 +131,7 @@ def _placed(
     check_feasible(n_labels, n_frames, topology)
     with part("lattice"):
         path = _path(scores, silence, topology)
-    runs = np.asarray(spans(jnp.asarray(path), n_labels))
+    runs = spans(path, n_labels)
     means = [float(scores[i, first:last].mean()) for i, (first, last) in enumerate(runs)]
     if told is None:
         phones = tuple(

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -86,7 +85,7 @@ def evidence(
     depth: int,
     reduce: Reduction,
     exact: bool,
-) -> tuple[Any, Any, Topology, FrameGrid]:
+) -> tuple[Float[np.ndarray, "labels _frames"], Float[np.ndarray, " _frames"], Topology, FrameGrid]:
     """What a plain method reads off the network: scores, silence and topology, and the grid they are on.
 
     Args:
@@ -121,14 +120,14 @@ def evidence(
         topology = Topology.ctc(labels.tolist())
         check_feasible(n_labels, n_encoder, topology)
         with part("encode"):
-            log_probs = np.asarray(_ctc_log_probs(graph, state, *pad(features, labels)[:2]))[:n_encoder]
-        scores, silence = ctc_scores(jnp.asarray(log_probs), jnp.asarray(labels))
+            scores, silence = _ctc_scores(graph, state, *pad(features, labels))
+            scores, silence = np.asarray(scores)[:n_labels, :n_encoder], np.asarray(silence)[:n_encoder]
         return scores, silence, topology, bundle.encoder_grid
     topology = Topology.no_silence(n_labels)
     check_feasible(n_labels, n_encoder, topology)
     with part("encode"):
-        maps = np.asarray(_cross_attention(graph, state, *pad(features, labels)))[:n_labels, :n_encoder]
-    return attention_scores(jnp.asarray(maps)), jnp.full(n_encoder, -1e3), topology, bundle.encoder_grid
+        scores = np.asarray(_attention_scores(graph, state, *pad(features, labels)))[:n_labels, :n_encoder]
+    return scores, np.full(n_encoder, -1e3, np.float32), topology, bundle.encoder_grid
 
 
 def read_signals(
@@ -363,10 +362,17 @@ def _ctc_log_probs(graph, state, features, n_frames):
 
 
 @partial(by_shape, static_argnames=("graph",))
-def _cross_attention(graph, state, features, n_frames, labels):
-    """Cross-attention of the last decoder layer, averaged over heads."""
-    seen = nnx.merge(graph, state).intermediates(features, labels, n_frames)
-    return seen.cross_attention[-1].mean(axis=0)
+def _ctc_scores(graph, state, features, n_frames, labels):
+    network = nnx.merge(graph, state)
+    return ctc_scores(network.ctc_log_probs(network.encode(features, n_frames)[0]), labels)
+
+
+@partial(by_shape, static_argnames=("graph",))
+def _attention_scores(graph, state, features, n_frames, labels):
+    """From the cross-attention of the last decoder layer, averaged over heads."""
+    network = nnx.merge(graph, state)
+    seen = network.intermediates(features, labels, n_frames)
+    return attention_scores(seen.cross_attention[-1].mean(axis=0), n_frames=-(-n_frames // network.config.subsampling))
 
 
 def n_frames_at(n_features: int, depth: int, bundle: Bundle) -> int:

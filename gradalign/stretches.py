@@ -18,6 +18,7 @@ from gradalign.band import ctc_path
 from gradalign.bundle import Bundle
 from gradalign.clock import part
 from gradalign.errors import AlignmentError
+from gradalign.lattice import spans
 from gradalign.pieces import pieces
 from gradalign.readout import ctc_log_probs
 from gradalign.transcript import Transcript
@@ -59,16 +60,13 @@ def stretches(
     with part("lattice"):
         path = ctc_path(log_probs, ids)
     _check_heard(log_probs, ids, path)
-    frames = np.flatnonzero(path >= 0)
-    # The path visits every label, in order.
-    first = frames[np.searchsorted(path[frames], np.arange(len(ids)), side="left")]
-    last = frames[np.searchsorted(path[frames], np.arange(len(ids)), side="right") - 1]
+    runs = spans(path, len(ids))
     owner = np.asarray(transcript.word_of_label)
     spoken, first_label = np.unique(owner, return_index=True)
     last_label = np.append(first_label[1:], len(owner)) - 1
     scale = bundle.network.config.subsampling
     longest = round(min(LONGEST_S, bundle.max_duration_s) / bundle.grid.hop_s)
-    cut = pieces(scale * first[first_label], scale * last[last_label], len(features), longest=longest)
+    cut = pieces(scale * runs[first_label, 0], scale * (runs[last_label, 1] - 1), len(features), longest=longest)
     # A word without labels goes with the one before it.
     begins = [0, *(int(spoken[piece.labels[0]]) for piece in cut[1:]), len(transcript.words)]
     return tuple(Stretch((begins[i], begins[i + 1]), piece.frames) for i, piece in enumerate(cut))

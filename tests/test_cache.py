@@ -56,12 +56,12 @@ def test_programs_that_were_not_used_for_longest_are_dropped(monkeypatch):
     for n in (3, 4, 5, 6, 3):
         np.testing.assert_array_equal(doubled(jnp.arange(n))[:n], np.arange(n))
     assert [shapes for _, shapes in cache._programs] == [((4,),), ((5,),), ((6,),), ((3,),)]
-    drop_programs(share=1.0)
+    drop_programs(most=10**9)
     assert len(cache._programs) == 4
     if not Path("/proc/self/maps").exists():
         return
     held = memory_maps()
-    drop_programs(share=0.0)
+    drop_programs(most=0)
     assert [shapes for _, shapes in cache._programs] == [((6,),), ((3,),)]
     assert memory_maps() < held
     np.testing.assert_array_equal(doubled(jnp.arange(4))[:4], np.arange(4))

@@ -14,7 +14,13 @@ def run(args: argparse.Namespace) -> int:
     target = _shared.target(args, audio, ".png")
     if target.suffix.lower() not in (".png", ".pdf", ".svg"):
         args.parser.error(f"{target}: cannot draw a {target.suffix or 'file without suffix'}; use .png, .pdf or .svg")
-    alignment = _shared.align_one(args, _shared.loaded(args), audio, transcript)
+    bundle = _shared.loaded(args)
+    from gradalign import audio as audio_files
+    from gradalign.aligner import longest_whole_s
+
+    # Longer ones are aligned in stretches, of which no evidence is kept.
+    audio_files.read(audio, channel=args.channel, max_duration_s=longest_whole_s(bundle))
+    alignment = _shared.align_one(args, bundle, audio, transcript)
     alignment.plot(path=target)
     report_one(audio, alignment, target, quiet=args.quiet)
     return 0

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gradalign.nn.aed import AED, FEATURES_LEAF
 from gradalign.nn.decoder import DecoderLayer
 from gradalign.nn.encoder import ConformerBlock, Convolution, Stem
-from gradalign.nn.layers import Attention, FeedForward, LayerNorm, depthwise, sinusoids, strided_patches
+from gradalign.nn.layers import Attention, FeedForward, LayerNorm, Linear, depthwise, sinusoids, strided_patches
 
 STEM_REACH = 3
 """Feature frames before an encoder frame's first one that the stem looks at: a window's gradients begin there."""
@@ -141,7 +141,7 @@ def teacher_forced(
     x, stem = _stem(network.encoder.stem, features, jnp.asarray(n_frames))
     valid = network.valid_frames(x.shape[0], n_frames)
     if network.encoder.absolute:
-        x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1])
+        x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1]).astype(x.dtype)
     graph, state = nnx.split(network.encoder.blocks)
 
     def block(x: Array, parameters: Any) -> tuple[Array, tuple[BlockKept, Array]]:
@@ -153,8 +153,9 @@ def teacher_forced(
     decoder = network.decoder
     history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
     n, dim = len(labels), encoded.shape[1]
-    y = decoder.embedding[...][history] + sinusoids(jnp.arange(n, dtype=jnp.float32), dim)
-    memory = encoded + sinusoids(jnp.arange(len(encoded), dtype=jnp.float32), dim)
+    y = decoder.embedding[...][history]
+    y = y + sinusoids(jnp.arange(n, dtype=jnp.float32), dim).astype(y.dtype)
+    memory = encoded + sinusoids(jnp.arange(len(encoded), dtype=jnp.float32), dim).astype(encoded.dtype)
     causal = jnp.tril(jnp.ones((n, n), bool))
     layer_graph, layer_state = nnx.split(decoder.layers)
 
@@ -163,7 +164,7 @@ def teacher_forced(
 
     y, layers = jax.lax.scan(layer, y, layer_state)
     y, norm = _norm(decoder.norm, y)
-    log_probs = jax.nn.log_softmax(decoder.project(y), axis=-1)
+    log_probs = jax.nn.log_softmax(decoder.project(y).astype(jnp.float32), axis=-1)
     by_logits = jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs)
     chosen = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
     return Pass(
@@ -211,7 +212,7 @@ def decoder_cotangents(
     rows = jnp.maximum(positions, 0)
     frames = starts[:, None] + jnp.arange(window)[None, :]
     by_logits = kept.by_logits[labels]
-    last = _pull_norm(decoder.norm, _take(kept.norm, labels), by_logits @ decoder.project.kernel[...].T)
+    last = _pull_norm(decoder.norm, _take(kept.norm, labels), _pull_linear(decoder.project, by_logits))
     g = jnp.zeros((*rows.shape, last.shape[-1])).at[:, -1].set(last)
     gathered = jnp.zeros((len(labels), window, last.shape[-1]))
 
@@ -249,7 +250,7 @@ def encoder_cotangents(
         For each leaf as many frames as the window at a depth >= 0. At the features ``4 window + 3`` of them, the first
         of which is frame ``4 start - 3``, which may lie before the recording; what is there is zero.
     """
-    window = cotangents.shape[1]
+    cotangents, window = cotangents.astype(jnp.float32), cotangents.shape[1]
     first = jnp.zeros(1, jnp.int32) if starts is None else starts
     rows = first[:, None] + jnp.arange(window)[None, :]
     lowest, n_blocks = max(min(depths), 0), network.config.encoder_layers
@@ -290,16 +291,23 @@ def encoder_cotangents(
 
 
 def _norm(layer: LayerNorm, x: Float[Array, "frames dim"]) -> tuple[Float[Array, "frames dim"], NormKept]:
-    centred = x - x.mean(-1, keepdims=True)
+    exact = x.astype(jnp.float32)
+    centred = exact - exact.mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
     unit = centred * inverse
-    return unit * layer.scale[...][None, :] + layer.shift[...][None, :], NormKept(unit, inverse)
+    return unit.astype(x.dtype) * layer.scale[...][None, :] + layer.shift[...][None, :], NormKept(unit, inverse)
 
 
 def _pull_norm(layer: LayerNorm, kept: NormKept, g: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
     g = g * jnp.broadcast_to(layer.scale[...], g.shape)
     along = (g * kept.unit).mean(-1, keepdims=True)
     return kept.inverse * (g - g.mean(-1, keepdims=True) - kept.unit * along)
+
+
+def _pull_linear(layer: Linear, g: Float[Array, "*rows n_out"]) -> Float[Array, "*rows n_in"]:
+    """In what the layer computes in; gradients are float32 between the matrix products."""
+    kernel = layer.kernel[...]
+    return jnp.matmul(g.astype(kernel.dtype), kernel.T, preferred_element_type=jnp.float32)
 
 
 def _silu(x: Array) -> tuple[Array, Array]:
@@ -316,8 +324,8 @@ def _feed_forward(module: FeedForward, x: Float[Array, "frames dim"]) -> tuple[A
 
 
 def _pull_feed_forward(module: FeedForward, kept: FeedForwardKept, g: Float[Array, "*rows dim"]) -> Array:
-    g = (g @ module.project.kernel[...].T) * kept.slope
-    return _pull_norm(module.norm, kept.norm, g @ module.expand.kernel[...].T)
+    g = _pull_linear(module.project, g) * kept.slope
+    return _pull_norm(module.norm, kept.norm, _pull_linear(module.expand, g))
 
 
 def _convolution(
@@ -333,11 +341,11 @@ def _convolution(
 
 
 def _pull_convolution(module: Convolution, kept: ConvolutionKept, g: Float[Array, "labels window dim"]) -> Array:
-    g = _pull_norm(module.inner_norm, kept.inner_norm, (g @ module.project.kernel[...].T) * kept.slope)
+    g = _pull_norm(module.inner_norm, kept.inner_norm, _pull_linear(module.project, g) * kept.slope)
     flipped = module.depthwise[...][::-1]
     g = jax.vmap(lambda rows: depthwise(rows, flipped))(g)
     g = jnp.concatenate([g * kept.by_value, g * kept.by_gate], axis=-1)
-    return _pull_norm(module.norm, kept.norm, g @ module.expand.kernel[...].T)
+    return _pull_norm(module.norm, kept.norm, _pull_linear(module.expand, g))
 
 
 def _attention(
@@ -350,7 +358,7 @@ def _attention(
 ) -> tuple[Array, AttentionKept, Memory, Array]:
     query, key, value = module.projected(x, memory)
     weights = module.weights(query, key, mask, bias)
-    attended = jnp.einsum("hqk,khd->qhd", weights, value)
+    attended = jnp.einsum("hqk,khd->qhd", weights.astype(value.dtype), value)
     return module.out(attended.reshape(x.shape)), AttentionKept(norm, query, attended), Memory(key, value), weights
 
 
@@ -393,7 +401,7 @@ def _pull_self_attention(
     g: Float[Array, "labels window dim"],
 ) -> Float[Array, "labels window dim"]:
     """The pull-back of self-attention among the frames (or the positions) of one window."""
-    by_attended = (g @ module.out.kernel[...].T).reshape(kept.attended.shape)
+    by_attended = _pull_linear(module.out, g).reshape(kept.attended.shape)
     by_logits = _by_logits(kept, memory.value, weights, by_attended)
     by_value = jnp.einsum("lhqk,lqhd->lkhd", weights, by_attended)
     by_query = jnp.einsum("lhqk,lkhd->lqhd", by_logits, memory.key)
@@ -403,8 +411,9 @@ def _pull_self_attention(
         by_query = by_query + jnp.einsum("lhqp,phd->lqhd", _by_distance(by_logits), module.codes(g.shape[1]))
     by_key = jnp.einsum("lhqk,lqhd->lkhd", by_logits, query)
     together = jnp.concatenate([part.reshape(g.shape) for part in (by_query, by_key, by_value)], axis=-1)
-    kernels = [linear.kernel[...].T for linear in (module.query, module.key, module.value)]
-    return _pull_norm(layer_norm, kept.norm, together @ jnp.concatenate(kernels))
+    kernel = jnp.concatenate([linear.kernel[...].T for linear in (module.query, module.key, module.value)])
+    back = jnp.matmul(together.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+    return _pull_norm(layer_norm, kept.norm, back)
 
 
 def _by_logits(
@@ -457,7 +466,7 @@ def _pull_decoder_layer(
     """Gradients by the layer's input at the positions, and by the memory in the window."""
     g = g + _pull_feed_forward(layer.feed_forward, _take(kept.feed_forward, rows), g)
     module, cross = layer.cross_attention, _take(kept.cross_attention, rows)
-    by_attended = (g @ module.out.kernel[...].T).reshape(cross.attended.shape)
+    by_attended = _pull_linear(module.out, g).reshape(cross.attended.shape)
     weights = jnp.moveaxis(kept.cross_weights, 0, 1)[rows]
     # All keys count for the query; the window is cut out of what goes to the memory.
     mean = (by_attended * cross.attended).sum(-1)[..., None]
@@ -468,8 +477,8 @@ def _pull_decoder_layer(
     by_value = jnp.einsum("lphw,lphd->lwhd", jnp.take_along_axis(weights, here, axis=-1), by_attended)
     by_key = jnp.einsum("lphw,lphd->lwhd", jnp.take_along_axis(by_logits, here, axis=-1), cross.query)
     flat = (*frames.shape, g.shape[-1])
-    by_memory = by_value.reshape(flat) @ module.value.kernel[...].T + by_key.reshape(flat) @ module.key.kernel[...].T
-    g = g + _pull_norm(layer.cross_norm, cross.norm, by_query.reshape(g.shape) @ module.query.kernel[...].T)
+    by_memory = _pull_linear(module.value, by_value.reshape(flat)) + _pull_linear(module.key, by_key.reshape(flat))
+    g = g + _pull_norm(layer.cross_norm, cross.norm, _pull_linear(module.query, by_query.reshape(g.shape)))
     own_weights = kept.self_weights[:, rows[:, :, None], rows[:, None, :]] * there[None, :, None, :]
     own = _pull_self_attention(
         layer.self_attention,
@@ -484,6 +493,7 @@ def _pull_decoder_layer(
 
 def _stem(stem: Stem, features: Array, n_frames: Int[Array, ""]) -> tuple[Array, StemKept]:
     x = ((features - stem.config.feature_mean) / stem.config.feature_scale)[:, :, None]
+    x = x.astype(stem.first.kernel[...].dtype)
     slopes, real = [], n_frames
     for layer in (stem.first, stem.second):
         x = jnp.where((jnp.arange(len(x)) < real)[:, None, None], x, 0.0)
@@ -504,9 +514,9 @@ def _pull_stem(
     half_rows = 2 * starts[:, None] + jnp.arange(2 * window + 1)[None, :]
     first = jnp.pad(kept.first, ((1, 0), (0, 0), (0, 0)))[half_rows]
     second = kept.second[rows]
-    g = (g @ stem.project.kernel[...].T).reshape(second.shape) * second
-    g = _pull_patches(g @ stem.second.kernel[...].T, first.shape[2]) * first
-    g = _pull_patches(g @ stem.first.kernel[...].T, config.n_mels)
+    g = _pull_linear(stem.project, g).reshape(second.shape) * second
+    g = _pull_patches(_pull_linear(stem.second, g), first.shape[2]) * first
+    g = _pull_patches(_pull_linear(stem.first, g), config.n_mels)
     return g[..., 0] / config.feature_scale
 
 
