@@ -5,7 +5,8 @@
 
 Sections: "torch" (one `torch.autograd.grad` a label, same weights; needs torch), "jacrev" (`jax.jacrev` of the whole
 function: time, and memory as compiled), "passes" (cost in forward passes of the encoder at 25, 100 and 400 labels),
-"tse" (compressed against exact boundaries; needs a manifest with references), "rtf" (real-time factor on the
+"tse" (compressed against exact boundaries; needs a manifest with references), "precision" (bfloat16 against float32,
+boundaries and time; needs a manifest), "rtf" (real-time factor on the
 manifest), "long" (half an hour in one file: cost against a minute, memory; needs a manifest), "startup" (new
 processes on a 5 s file), "viterbi" (1500 frames x 200 labels, against ctc-forced-aligner where it is installed).
 Ratios are of medians of one run, interleaved, after warm-up. Run it on an idle machine.
@@ -26,7 +27,7 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from flax import nnx
 from sources import Recording, about, from_manifest
 
 from gradalign import audio, bundle
-from gradalign._types import Method
+from gradalign._types import Method, Precision
 from gradalign.aligner import align
 from gradalign.alignment import Interval, Tier
 from gradalign.buckets import pad
@@ -53,7 +54,7 @@ from gradalign.transcript import Transcript
 SIZES = ((2.5, 25), (10.0, 100), (40.0, 400))
 """Seconds and labels; ten labels a second is brisk English."""
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples"
-SECTIONS = ("torch", "jacrev", "passes", "tse", "rtf", "long", "startup", "viterbi")
+SECTIONS = ("torch", "jacrev", "passes", "tse", "precision", "rtf", "long", "startup", "viterbi")
 
 Row = tuple[str, str, str, bool | None]
 """What, measured, bar, and whether it is met (None: no bar)."""
@@ -240,6 +241,31 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
         text = f"{tse['compressed']:.1f} ms, exact {tse['exact']:.1f} ms ({worse:+.1f}), {unsure} unsure"
         rows.append((what, text, "< +2 ms", worse < 2))
         found[str(n_labels)] = {"tse_ms": tse, "unsure": unsure, "recordings": len(measured["exact"])}
+    return rows, found
+
+
+def precision_section(name: str, recordings: list[Recording], limit: int) -> tuple[list[Row], dict[str, Any]]:
+    """Word boundaries and time of methods with a network in bfloat16, against float32."""
+    chosen = recordings[:: max(len(recordings) // limit, 1)][:limit]
+    rows: list[Row] = []
+    found: dict[str, Any] = {}
+    methods: tuple[Method, ...] = ("calibrated", "gradient", "ctc")
+    for method in methods:
+        for precision in get_args(Precision):
+            model = bundle.load(name, precision=precision)
+            for _ in range(2):  # the first round compiles
+                measured, started = [], time.perf_counter()
+                for recording in chosen:
+                    options: dict[str, Any] = {"model": model, "method": method, "keep_evidence": False}
+                    result = align(recording.audio, recording.text, **options)
+                    measured += [compare(tier, result, tier="words") for tier in recording.reference[:1]]
+                seconds = time.perf_counter() - started
+            found[f"{method} {precision}"] = {"tse_ms": Comparison.pooled(measured).tse_s * 1e3, "seconds": seconds}
+        full, half = (found[f"{method} {precision}"] for precision in get_args(Precision))
+        text = (
+            f"{half['tse_ms']:.2f} ms, float32 {full['tse_ms']:.2f} ms; time {half['seconds'] / full['seconds']:.2f}x"
+        )
+        rows.append((f"bfloat16, {method}, word TSE of {len(chosen)} recordings", text, "", None))
     return rows, found
 
 
@@ -436,6 +462,7 @@ def main() -> int:
         "jacrev": lambda: jacrev_section(model, args.n),
         "passes": lambda: passes_section(model, args.n),
         "tse": lambda: tse_section(model, recordings, args.limit),
+        "precision": lambda: precision_section(args.model, recordings, args.limit),
         "rtf": lambda: rtf_section(model, recordings, args.limit),
         "long": lambda: long_section(args.model, recordings),
         "startup": lambda: startup_section(args.model),
@@ -444,7 +471,7 @@ def main() -> int:
     missed = 0
     print("| what | measured | bar | |\n|---|---|---|---|")
     for name in args.sections:
-        if name in ("tse", "rtf", "long") and not recordings:
+        if name in ("tse", "precision", "rtf", "long") and not recordings:
             print(f"| {name} | needs --manifest | | |")
             continue
         rows, measures[name] = sections[name]()

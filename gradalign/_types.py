@@ -8,6 +8,9 @@ from typing import Literal
 Seconds = float
 """Time in seconds. Every public time is in seconds unless its name says otherwise."""
 
+Precision = Literal["float32", "bfloat16"]
+"""What a network computes in; norms, softmax and log-probabilities are float32 in any case."""
+
 Method = Literal[
     "calibrated",
     "calibrated-gradient",

@@ -14,6 +14,7 @@ from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
+from gradalign.cache import drop_programs
 from gradalign.clock import part
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
@@ -30,6 +31,9 @@ from gradalign.transcript import Transcript
 
 WHOLE_S = 30.0
 """The most that is aligned in one piece whatever the model takes: memory grows with the square of the length."""
+
+_MAPS = 12_000
+"""Memory maps above which programs are dropped where recordings come in order of length; see `drop_programs`."""
 
 _log = logging.getLogger(__name__)
 
@@ -183,6 +187,7 @@ def _aligned_in_stretches(
     done = 0.0
     # In order of length, so that programs for one shape are done with before others take their place.
     for stretch in sorted(cut, key=lambda stretch: stretch.frames[1] - stretch.frames[0]):
+        drop_programs(most=_MAPS)
         begin, end = stretch.frames
         inside = part_of(transcript, *stretch.words)
         found = None

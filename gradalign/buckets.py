@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-FRAME_BUCKETS = (160, 320, 480, 640, 800, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
+FRAME_BUCKETS = (160, 320, 640, 960, 1280, 1600, 1920, 2560, 3200, 3840, 4800, 6016)
 """Feature frames; of 10 ms each, up to a minute."""
 
 LABEL_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048)

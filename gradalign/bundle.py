@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from gradalign import calibration as calibrations
+from gradalign._types import Precision
 from gradalign.analysis.verdict import TimeOrder, place
 from gradalign.calibration import Calibration
 from gradalign.errors import AlignmentError, FormatError
@@ -123,12 +124,13 @@ def folder_of(name_or_path: str | Path) -> Path:
     )
 
 
-def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True) -> Bundle:
+def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True, precision: Precision = "float32") -> Bundle:
     """Load a model by its name or folder. Touches no network and executes nothing from the folder.
 
     Args:
         name_or_path: A folder, or the name of a model that comes with the package.
         calibrated: Whether to read what it has learnt from times, too; without, it can be learnt anew.
+        precision: What it computes in. "bfloat16" is for devices that are faster with it; CPUs are slower.
 
     Raises:
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
@@ -155,7 +157,9 @@ def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True) -> Bund
             f"{folder / 'config.json'}: features of {features.n_mels} mels do not fit a network of "
             f"{network_config.n_mels}"
         )
-    network = _fill(network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors")
+    network = _fill(
+        network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors", precision
+    )
     card, calibration = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
     learnt, about = calibrations.load(calibration) if calibrated and calibration.is_file() else ({}, "")
@@ -242,7 +246,7 @@ def _read_params(path: Path) -> dict[str, np.ndarray]:
         raise FormatError(message) from error
 
 
-def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path) -> AED:
+def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path, precision: Precision) -> AED:
     """A network with these parameters; every key must match, both ways."""
     skeleton = nnx.eval_shape(lambda: AED(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(skeleton)
@@ -261,6 +265,6 @@ def _fill(config: AEDConfig, params: dict[str, np.ndarray], path: Path) -> AED:
             "Put the config.json and params.safetensors of one model together"
         )
     # Converted on the host and moved at once: as JAX operations, each shape would be a program to load at every start.
-    arrays = jax.device_put({key: value.astype(np.float32) for key, value in params.items()})
+    arrays = jax.device_put({key: value.astype(jax.numpy.dtype(precision)) for key, value in params.items()})
     filled = [(key, variable.replace(arrays[".".join(map(str, key))])) for key, variable in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -105,8 +105,8 @@ _programs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 """Functions by what they compute and for which shapes; those used last stand last."""
 
 
-MAPS = 13_000
-"""Memory maps above which programs are dropped. A map goes with about 0.1 MB of memory."""
+MAPS = 30_000
+"""Memory maps above which programs are dropped: those of some 13 shapes, 3 GB."""
 
 
 def drop_programs(most: int = MAPS) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from gradalign._types import Method
+from gradalign._types import Method, Precision
 from gradalign.commands import align, calibrate, evaluate, info, inspect, plot, recognise, synth, train
 from gradalign.errors import GradalignError
 from gradalign.output import Format
@@ -234,6 +234,12 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--exact",
         action="store_true",
         help="follow each label's gradient through the whole recording, not a window only: slower",
+    )
+    command.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="what the network computes in (default: %(default)s); bfloat16 suits devices that are faster with it",
     )
     command.add_argument("--channel", type=int, metavar="N", help="channel to align, from 0 (default: mean of all)")
     command.add_argument("--overwrite", action="store_true", help="replace outputs that are there already")

@@ -87,6 +87,14 @@ def find(folder: Path, output: Path, suffix: str) -> list[Item]:
     return items
 
 
+def by_size(items: Iterable[Item]) -> list[Item]:
+    """Small files first, which is in order of length as far as can be told without reading.
+
+    So recordings of one padded shape follow each other, and its programs are loaded once.
+    """
+    return sorted(items, key=lambda item: item.audio.stat().st_size)
+
+
 def run(
     items: Iterable[Item],
     align: Callable[[Path, str], Alignment],

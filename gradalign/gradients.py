@@ -84,6 +84,7 @@ def norm(gradient: Float[Array, "... dim"]) -> Float[Array, "..."]:
     """Euclidean norm over the last axis, with a finite slope where it is zero."""
     # The square root has an infinite slope at zero, so it must not see zero even where its result is not used.
     # Scaled by the largest entry, because the squares of gradients below 1e-19 are zero in float32.
+    gradient = gradient.astype(jnp.float32)
     largest = jax.lax.stop_gradient(jnp.abs(gradient).max(axis=-1, initial=0.0))
     scale = jnp.where(largest > 0, largest, 1.0)
     squares = jnp.square(gradient / scale[..., None]).sum(axis=-1)

@@ -478,6 +478,13 @@ def test_a_folder_without_recordings_is_refused(gradalign_):
     failed(gradalign_("align", "in"), "in: no recordings in this folder")
 
 
+def test_small_recordings_come_first():
+    for name, seconds in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
+        record(f"in/{name}.wav", seconds)
+    items = corpus.by_size(corpus.find(Path("in"), Path("out"), ".json"))
+    assert [item.name for item in items] == ["b.wav", "c.wav", "a.wav"]
+
+
 def test_an_error_that_is_not_ours_is_logged_and_does_not_stop_the_others(caplog):
     for name in ("a", "b"):
         record(f"in/{name}.wav")

@@ -29,6 +29,21 @@ def test_the_bundled_recording_is_aligned(method, bar_s: float, truth: dict[str,
     assert measured.tse_s < even.tse_s
 
 
+@pytest.mark.parametrize("method", ["calibrated", "gradient", "ctc", "attention"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_half_precision_moves_boundaries_little(method, exact: bool):
+    if exact and method in ("ctc", "attention"):
+        return
+    text = (EXAMPLE / "example.txt").read_text("utf-8")
+    full, half = (
+        align(EXAMPLE / "example.wav", text, model=load(precision=precision), method=method, exact=exact)
+        for precision in ("float32", "bfloat16")
+    )
+    moved = [abs(a.start - b.start) for a, b in zip(full.tier("phones"), half.tier("phones"), strict=True)]
+    assert sorted(moved)[len(moved) // 2] <= 0.01
+    assert sorted(moved)[int(0.9 * len(moved))] <= 0.04
+
+
 def test_the_model_in_the_package_has_a_card_and_phone_labels():
     bundle = load()
     assert bundle.card.startswith("# en-us")

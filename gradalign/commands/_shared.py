@@ -73,7 +73,7 @@ def loaded(args: argparse.Namespace) -> "Bundle":
 
     try:
         with part("model"):
-            bundle = load(args.model, calibrated=args.calibration is None)
+            bundle = load(args.model, calibrated=args.calibration is None, precision=args.precision)
             if args.calibration is not None:
                 found, about = calibration.load(args.calibration)
                 bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)

@@ -72,10 +72,11 @@ def _align_folder(args: argparse.Namespace) -> int:
     stopped = False
     try:
         write = outputs.writer(format, args.tier, overwrite=args.overwrite)
-        run = corpus.run(items, align_item, write, overwrite=args.overwrite)
+        run = corpus.run(corpus.by_size(items), align_item, write, overwrite=args.overwrite)
         outcomes.extend(progress(run, len(items), quiet=args.quiet))
     except KeyboardInterrupt:
         stopped = True
+    outcomes.sort(key=lambda outcome: outcome.item.name)
     report_all(outcomes, len(items), output, quiet=args.quiet)
     if stopped:
         say("error", "interrupted; the same command goes on from here")

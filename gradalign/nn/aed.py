@@ -180,7 +180,8 @@ class AED(nnx.Module):
             n_frames: Real feature frames.
         """
         n_frames = features.shape[0] if n_frames is None else n_frames
-        x = self.encoder.stem(features + nudges.features, jnp.asarray(n_frames)) + nudges.stem
+        x = self.encoder.stem(features + nudges.features, jnp.asarray(n_frames))
+        x = x + nudges.stem.astype(x.dtype)
         valid = self.valid_frames(x.shape[0], n_frames)
         encoded, _ = self.encoder.run_blocks(x, valid, nudges=nudges.blocks)
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])

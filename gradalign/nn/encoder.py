@@ -170,7 +170,7 @@ class ConformerEncoder(nnx.Module):
         def step(x, inputs):
             parameters, block_key, nudge = inputs
             x, weights = nnx.merge(graph, parameters)(x, valid, block_key, learned)
-            x = x if nudge is None else x + nudge
+            x = x if nudge is None else x + nudge.astype(x.dtype)
             return x, (x, weights) if trace else None
 
         if start == stop:

@@ -8,12 +8,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from gradalign._types import Precision
 from gradalign.errors import FormatError
 from gradalign.features import LogMel
 from gradalign.nn.config import AEDConfig
 
 ScheduleName = Literal["cosine", "inverse_sqrt"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
