@@ -151,7 +151,7 @@ def teacher_forced(
     history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
     n, dim = len(labels), encoded.shape[1]
     y = decoder.embedding[...][history] + sinusoids(jnp.arange(n, dtype=jnp.float32), dim)
-    memory = encoded + sinusoids(jnp.arange(len(encoded), dtype=jnp.float32), dim)
+    memory = decoder.marked(encoded)
     causal = jnp.tril(jnp.ones((n, n), bool))
     layer_graph, layer_state = nnx.split(decoder.layers)
 
