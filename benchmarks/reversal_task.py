@@ -33,7 +33,7 @@ class Task:
     length: tuple[int, int] = (8, 12)
     segment: tuple[int, int] = (6, 12)
     silence: tuple[int, int] = (4, 12)
-    noise: float = 0.5
+    noise: float = 1.0
 
     @property
     def frames(self) -> int:
