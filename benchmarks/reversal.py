@@ -71,18 +71,18 @@ BARS = {"gradient": ("<=", 1.2), "gradient, shifted": ("<=", 1.2), "attention": 
 
 PROBES: dict[str, dict[str, Any]] = {
     "as in the study": {},
-    "relative positions": {"positions": "relative"},
-    "absolute positions": {"positions": "absolute"},
-    "no positions": {"positions": "none"},
-    "decoder does not mark frames": {"memory_positions": False},
+    "decoder without marks": {"memory_positions": False},
     "the same, relative positions": {"memory_positions": False, "positions": "relative"},
-    "the same, absolute positions": {"memory_positions": False, "positions": "absolute"},
-    "the same, 12 blocks": {"memory_positions": False, "layers": 12},
     "the same, learning rate 4e-3": {"memory_positions": False, "peak": 4e-3},
     "the same, silence of 16 to 40 frames": {"memory_positions": False, "silence": (16, 40)},
-    "the same, bias -4 on the diagonal": {"memory_positions": False, "bias": -4.0, "remedy": "diagonal-bias"},
+    "the same, bias of -4 on the diagonal": {"memory_positions": False, "bias": -4.0, "remedy": "diagonal-bias"},
+    "the same, absolute positions": {"memory_positions": False, "positions": "absolute"},
+    "the same, 12 blocks": {"memory_positions": False, "layers": 12},
+    "relative positions, with marks": {"positions": "relative"},
+    "no positions, with marks": {"positions": "none"},
 }
-"""Short runs, and how each differs from those of the study."""
+"""Short runs, and how each differs from those of the study; "the same" but for one thing without the decoder's marks,
+which say where a frame is (`AEDConfig.memory_positions`)."""
 
 
 def config_of(args: argparse.Namespace, task: Task, remedy: str, seed: int, taught: str) -> TrainConfig:
@@ -454,7 +454,8 @@ def study(args: argparse.Namespace, kept: Kept) -> None:
 def probe(args: argparse.Namespace, kept: Kept) -> None:
     """Short runs of all kinds."""
     for kind, seed in product(PROBES, args.seeds):
-        changed = argparse.Namespace(**{**vars(args), "stop": args.stop or 350, **PROBES[kind]})
+        short = {"stop": args.stop or 350, "length": (4, 8)}
+        changed = argparse.Namespace(**{**vars(args), **short, **PROBES[kind]})
         remedy = PROBES[kind].get("remedy", "none")
         kept.make(
             {"kind": kind, "seed": seed},

@@ -30,7 +30,7 @@ class Task:
 
     n_labels: int = 12
     n_mels: int = 20
-    length: tuple[int, int] = (8, 12)
+    length: tuple[int, int] = (10, 14)
     segment: tuple[int, int] = (6, 12)
     silence: tuple[int, int] = (4, 12)
     noise: float = 1.0
