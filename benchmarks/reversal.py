@@ -1,7 +1,7 @@
 """Do small encoders without CTC reverse time, which remedy prevents it, and what does it cost the alignment?
 
     python benchmarks/reversal.py --probe --json probe.json               # does it happen by itself? 40 minutes
-    python benchmarks/reversal.py --json reversal.json --figures pages/   # the study: an hour on one core
+    python benchmarks/reversal.py --json reversal.json --figures pages/   # the study: an hour and a half on one core
 
 Each run trains a Conformer attention encoder-decoder on the task of `reversal_task`, by the updates of
 `gradalign train`, and is then inspected and scored on utterances it never saw: label error rate of greedy decoding, and
@@ -333,9 +333,11 @@ def bars(
         rows.append([name, f"{above / below:.2f}", f"{sign} {bar:g}", "met" if good and enough else "MISSED"])
     for remedy in REMEDIES[1:]:
         if some := chosen(results, "mirrored times", remedy):
-            n = len(chosen(some, "mirrored times", remedy, "reversed"))
-            good = n == 0 and len(some) >= 5
-            rows.append([f"reversed with {remedy}", f"{n} of {len(some)}", "0 of 5", "met" if good else "MISSED"])
+            # A remedy that only blurs the verdict is none.
+            n, kept = (len(chosen(some, "mirrored times", remedy, order)) for order in ("reversed", "kept"))
+            good = kept == len(some) >= 5
+            measured = f"{n} reversed, {len(some) - n - kept} mixed of {len(some)}"
+            rows.append([f"with {remedy}", measured, "0 of >= 5", "met" if good else "MISSED"])
     return rows
 
 
