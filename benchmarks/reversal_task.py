@@ -30,9 +30,9 @@ class Task:
 
     n_labels: int = 12
     n_mels: int = 20
-    length: tuple[int, int] = (5, 12)
-    segment: tuple[int, int] = (5, 15)
-    silence: tuple[int, int] = (4, 30)
+    length: tuple[int, int] = (10, 14)
+    segment: tuple[int, int] = (6, 12)
+    silence: tuple[int, int] = (4, 12)
     noise: float = 1.0
 
     @property
@@ -105,6 +105,12 @@ def example(task: Task, rng: np.random.Generator) -> Example:
     # On the scale of real log-mel frames: silence near -14, loud bands near -4.
     features = -14.0 + 10.0 * frames + task.noise * rng.normal(size=frames.shape)
     return Example(features.astype(np.float32), labels, np.stack([ends - lengths, ends], axis=1))
+
+
+def mirrored(given: Batch) -> Batch:
+    """The same utterances, with the times that their labels would have if time ran backwards."""
+    ends = given.n_frames[:, None, None].astype(np.float32)
+    return given._replace(spans=np.where(given.spans >= 0, ends - given.spans[:, :, ::-1], given.spans))
 
 
 def batch(task: Task, size: int, seed: int, step: int) -> Batch:

@@ -157,9 +157,8 @@ def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True, precisi
             f"{folder / 'config.json'}: features of {features.n_mels} mels do not fit a network of "
             f"{network_config.n_mels}"
         )
-    network = _fill(
-        network_config, _read_params(folder / "params.safetensors"), folder / "params.safetensors", precision
-    )
+    params = folder / "params.safetensors"
+    network = _fill(network_config, _read_params(params), params, precision)
     card, calibration = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
     learnt, about = calibrations.load(calibration) if calibrated and calibration.is_file() else ({}, "")

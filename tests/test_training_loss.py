@@ -1,5 +1,7 @@
 """Losses and augmentation: right answers cost nothing, padding changes nothing, time order is kept."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,9 +195,22 @@ def test_shares_of_one_are_the_learned_attention_and_of_none_the_prescribed_one(
     assert not reach(jnp.float32(0.0))[60:].any()
 
 
-def test_positions_can_be_told_in_four_ways(calm):
-    import dataclasses
+def test_a_decoder_may_not_mark_the_frames_it_reads(calm):
+    config = dataclasses.replace(calm.config, memory_positions=False)
+    network = AED(config, rngs=nnx.Rngs(0))
+    memory = jnp.asarray(np.random.default_rng(0).normal(size=(12, config.dim)), jnp.float32)
+    history, valid = jnp.asarray([0, 1, 2]), jnp.ones(12, bool)
+    order = np.random.default_rng(1).permutation(12)
 
+    def heard(network, memory):
+        return np.asarray(network.decoder(history, memory, valid)[0])
+
+    # It reads a set of frames; one that marks them reads a sequence.
+    np.testing.assert_allclose(heard(network, memory[order]), heard(network, memory), atol=1e-5)
+    assert np.abs(heard(calm, memory[order]) - heard(calm, memory)).max() > 1e-3
+
+
+def test_positions_can_be_told_in_four_ways(calm):
     features = jnp.asarray(np.random.default_rng(0).normal(-10, 4, (80, 20)), jnp.float32)
     seen = {}
     for positions in ("relative", "absolute", "both", "none"):

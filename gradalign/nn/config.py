@@ -25,6 +25,8 @@ class AEDConfig:
             Conformer is), "absolute" ones added to the stem's output, "both", or "none".
         diagonal_bias: Added to the logit of each encoder frame's attention to itself. Positive values hold frames in
             place, a remedy against encoders that reverse time; 0 is the Conformer as it is.
+        memory_positions: Whether the decoder adds position codes to the encoder's frames before it attends to them.
+            Without them only the encoder can tell where a frame is, as in recurrent decoders.
         feature_mean: Subtracted from every feature.
         feature_scale: Divides the features after that, > 0.
 
@@ -44,6 +46,7 @@ class AEDConfig:
     dropout: float = 0.1
     positions: Positions = "relative"
     diagonal_bias: float = 0.0
+    memory_positions: bool = True
     feature_mean: float = -10.0
     feature_scale: float = 4.5
 

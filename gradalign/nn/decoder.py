@@ -52,6 +52,16 @@ class AttentionDecoder(nnx.Module):
         self.norm = LayerNorm(config.dim)
         self.project = Linear(config.dim, config.vocabulary, rngs=rngs)
         self.rate = config.dropout
+        self.memory_positions = config.memory_positions
+
+    def marked(
+        self, memory: Float[Array, "frames dim"], first_position: Float[Array, ""] | float = 0.0
+    ) -> Float[Array, "frames dim"]:
+        """Encoder frames as cross-attention reads them: with position codes, unless the config leaves them out."""
+        if not self.memory_positions:
+            return memory
+        n_frames, dim = memory.shape
+        return memory + sinusoids(jnp.arange(n_frames) + first_position, dim).astype(memory.dtype)
 
     def __call__(
         self,
@@ -77,12 +87,12 @@ class AttentionDecoder(nnx.Module):
             learned: Share in [0, 1] of cross-attention; the rest is every label attending to the middle
                 frame. A remedy against encoders that reverse time, for early training. None means 1.
         """
-        n, (n_frames, dim) = history.shape[0], memory.shape
+        n, dim = history.shape[0], memory.shape[1]
         embed_key, layer_key = split_key(key, 2)
         x = self.embedding[...][history]
         x = x + sinusoids(jnp.arange(n) + first_position, dim).astype(x.dtype)
         x = dropout(x, self.rate, embed_key)
-        memory = memory + sinusoids(jnp.arange(n_frames) + first_position, dim).astype(memory.dtype)
+        memory = self.marked(memory, first_position)
         causal = jnp.tril(jnp.ones((n, n), bool))
         graph, state = nnx.split(self.layers)
         n_layers = jax.tree.leaves(state)[0].shape[0]

@@ -155,7 +155,7 @@ def teacher_forced(
     n, dim = len(labels), encoded.shape[1]
     y = decoder.embedding[...][history]
     y = y + sinusoids(jnp.arange(n, dtype=jnp.float32), dim).astype(y.dtype)
-    memory = encoded + sinusoids(jnp.arange(len(encoded), dtype=jnp.float32), dim).astype(encoded.dtype)
+    memory = decoder.marked(encoded)
     causal = jnp.tril(jnp.ones((n, n), bool))
     layer_graph, layer_state = nnx.split(decoder.layers)
 
