@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ import numpy as np
 from flax import nnx
 from reversal_task import Example, Task, batch, example, mirrored
 
+from gradalign._types import Method
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, save
 from gradalign.error_rate import PhoneErrors, edit_distance
@@ -243,9 +244,9 @@ def moved(given: Alignment, by_s: float) -> Alignment:
 def aligned(bundle: Bundle, task: Task, e: Example, method: str):
     """One utterance aligned from features that are there already; falling evidence is not refused here."""
     transcript = e.transcript(task)
-    method, _, leaf = method.partition(" at ")
+    name, _, leaf = method.partition(" at ")
     depth = leaf_depth(leaf or "features", bundle.network.config.encoder_layers)
-    scores, silence, topology, grid = evidence(bundle, e.features, transcript, method, depth, "l2", True)
+    scores, silence, topology, grid = evidence(bundle, e.features, transcript, cast(Method, name), depth, "l2", True)
     return place(transcript, scores, silence, grid=grid, duration=e.duration_s(task), topology=topology)
 
 
