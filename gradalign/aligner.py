@@ -12,7 +12,7 @@ from gradalign import audio as audio_files
 from gradalign import bundle as bundles
 from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment
-from gradalign.buckets import pad
+from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS, bucket, pad
 from gradalign.bundle import Bundle
 from gradalign.cache import drop_programs
 from gradalign.clock import part
@@ -185,11 +185,12 @@ def _aligned_in_stretches(
     del features
     parts: dict[Stretch, Alignment | None] = {}
     done = 0.0
-    # In order of length, so that programs for one shape are done with before others take their place.
-    for stretch in sorted(cut, key=lambda stretch: stretch.frames[1] - stretch.frames[0]):
+    inside_of = {stretch: part_of(transcript, *stretch.words) for stretch in cut}
+    # By padded shape, so that programs for one shape are done with before others take their place.
+    for stretch in sorted(cut, key=lambda stretch: _shape(stretch, inside_of[stretch])):
         drop_programs(most=_MAPS)
         begin, end = stretch.frames
-        inside = part_of(transcript, *stretch.words)
+        inside = inside_of[stretch]
         found = None
         if inside is not None:
             try:
@@ -209,6 +210,11 @@ def _aligned_in_stretches(
         raise AlignmentError("no stretch of the recording could be aligned; is the transcript what is said there?")
     in_order = [(stretch, parts[stretch]) for stretch in cut]
     return merged(in_order, transcript, hop=bundle.grid.hop_s, duration=duration, method=how.method, model=bundle.name)
+
+
+def _shape(stretch: Stretch, inside: Transcript | None) -> tuple[int, int]:
+    n_frames, n_labels = stretch.frames[1] - stretch.frames[0], 0 if inside is None else len(inside.labels)
+    return bucket(n_frames, FRAME_BUCKETS), bucket(n_labels, LABEL_BUCKETS)
 
 
 def pronounced(bundle: Bundle, transcript: Transcript, features: Float[np.ndarray, "frames mels"]) -> Transcript:
