@@ -22,7 +22,7 @@ from sources import Recording, about, add_sources, gathered
 
 from gradalign import audio, io
 from gradalign._types import Method
-from gradalign.aligner import align, prepared, pronounced
+from gradalign.aligner import align, follows_gradients, prepared, pronounced
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, load
 from gradalign.errors import AlignmentError, GradalignError
@@ -103,8 +103,10 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                     found = _calibrated(recording, bundle, method, seen)
                 else:
                     # Exact: windows come from the CTC head, of which the plain gradient is to know nothing.
-                    options: dict[str, Any] = {"model": bundle, "keep_evidence": False, "exact": True}
-                    found = align(recording.audio, recording.text, method=cast(Method, method), **options)
+                    plain = cast(Method, method)
+                    exact = follows_gradients(plain, bundle)
+                    options: dict[str, Any] = {"model": bundle, "keep_evidence": False, "exact": exact}
+                    found = align(recording.audio, recording.text, method=plain, **options)
             except GradalignError as error:
                 # A method that gives up is charged: all units of the recording are missing.
                 failures.setdefault(f"{recording.group}: {method}", []).append(f"{recording.name}: {error}")
