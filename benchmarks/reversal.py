@@ -120,7 +120,7 @@ def config_of(args: argparse.Namespace, task: Task, remedy: str, seed: int, taug
         "centre-attention": RemedyConfig(centre_attention_until=early, centre_attention_fade=early // 2),
     }
     return TrainConfig(
-        name=f"{taught}, {remedy}, {seed}".replace(" times", ""),
+        name=f"{taught}-{remedy}-{seed}".replace(" times", ""),
         steps=args.steps,
         seed=seed,
         network=network,

@@ -50,6 +50,7 @@ def test_batches_are_a_function_of_seed_and_number(task_module):
 def test_a_study_of_a_few_updates_gives_a_table_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     argv = "--seeds 0 --steps 4 --batch 2 --layers 2 --dim 16 --kernel 3 --watch 2 --probes 1 --tests 2 --warmup 1"
     argv = ["reversal.py", *argv.split(), "--length", "2", "4", "--segment", "6", "10", "--silence", "2", "6"]
+    argv += ["--taught", "nothing"]
     argv += ["--json", str(tmp_path / "out.json"), "--figures", str(tmp_path / "pages")]
     monkeypatch.syspath_prepend(BENCHMARKS)
     for remedies in (["none"], ["none", "inner-ctc"]):
@@ -64,8 +65,11 @@ def test_a_study_of_a_few_updates_gives_a_table_and_goes_on_where_it_stopped(tmp
         assert (r["tse_ms"]["ctc"] is None) == (r["remedy"] == "none")
     out, err = capsys.readouterr()
     assert out.count("| none | 1 |") == 2
-    assert err.count("none-0 4/4") == 1  # the second time it was there already
-    assert {p.name for p in (tmp_path / "pages").iterdir()} >= {"none-0.png", "inner-ctc-0-training.png"}
+    assert err.count("nothing-none-0 4/4") == 1  # the second time it was there already
+    assert {p.name for p in (tmp_path / "pages").iterdir()} >= {
+        "nothing-none-0.png",
+        "nothing-inner-ctc-0-training.png",
+    }
     monkeypatch.setattr(sys, "argv", [*argv, "--peak", "1e-3"])
     with pytest.raises(SystemExit, match="holds a study with other settings"):
         runpy.run_path(str(BENCHMARKS / "reversal.py"), run_name="__main__")
