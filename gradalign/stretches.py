@@ -26,7 +26,7 @@ from gradalign.transcript import Transcript
 LONGEST_S = 16.0
 """Length of a stretch. Longer ones cost more, since a lattice grows with labels times frames."""
 
-HEARD = 1.0
+LEAST_GAIN = 1.0
 """Nats by which labels must be more probable where they are placed than elsewhere, in the mean over labels."""
 
 
@@ -81,10 +81,10 @@ def _check_heard(
     frames = np.flatnonzero(path >= 0)
     spoken = ids[path[frames]]
     gain = float((log_probs[frames, spoken] - log_probs.mean(axis=0)[spoken]).mean())
-    if gain < HEARD:
+    if gain < LEAST_GAIN:
         raise AlignmentError(
             f"the CTC head does not hear the transcript in the recording (its labels are {gain:.1f} nats more probable "
-            f"where they would be than elsewhere, expected at least {HEARD:g}): is it what is said there? A model "
+            f"where they would be than elsewhere, expected at least {LEAST_GAIN:g}): is it what is said there? A model "
             "without a trained CTC head cannot align recordings of this length; split them and their transcripts"
         )
 
