@@ -28,35 +28,26 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from reversal_scores import CALIBRATED, METHODS, SHIFTED, alignment_errors, label_error_rate
 from reversal_task import Example, Task, batch, example, mirrored
 
-from gradalign._types import Method
-from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, save
-from gradalign.error_rate import PhoneErrors, edit_distance
-from gradalign.errors import AlignmentError
 from gradalign.inspection.health import Health, examine, health
 from gradalign.inspection.page import draw
-from gradalign.metrics import Comparison, compare
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
-from gradalign.placement import place
-from gradalign.readout import evidence, leaf_depth
 from gradalign.training.checkpoint import TrainState
 from gradalign.training.config import AugmentConfig, LossConfig, OptimizerConfig, RemedyConfig, TrainConfig
 from gradalign.training.loop import settings_of, shares_at, update
 from gradalign.training.optimizer import optimizer
 
 REMEDIES = ("none", "ctc", "inner-ctc", "late-self-attention", "centre-attention", "diagonal-bias")
-METHODS = ("gradient", "gradient, shifted", "gradient at encoder", "attention", "ctc")
-"""Plain methods, nothing tuned, but "shifted": earlier or later by what was right on average in other utterances."""
-
 TAUGHT = ("nothing", "true times", "mirrored times")
 """What times the network is taught in the first updates."""
 
@@ -67,7 +58,7 @@ STUDY = {
 }
 """Remedies tried by default. Attention to the middle frame cannot be had together with attention that is taught."""
 
-BARS = {"gradient": ("<=", 1.2), "gradient, shifted": ("<=", 1.2), "attention": (">=", 5.0)}
+BARS = {"gradient": ("<=", 1.2), SHIFTED: ("<=", 1.2), CALIBRATED: ("<=", 1.2), "attention": (">=", 5.0)}
 """For the time stamp error of reversed models over that of straight ones, by method."""
 
 PROBES: dict[str, dict[str, Any]] = {
@@ -197,57 +188,6 @@ def run(args: argparse.Namespace, remedy: str, seed: int, taught: str, *, scored
 def inspected(bundle: Bundle, task: Task, utterances: list[Example]) -> Health:
     """The health report on some utterances of the task."""
     return health(bundle, [examine(bundle, e.features, e.transcript(task).labels, name="task") for e in utterances])
-
-
-def label_error_rate(bundle: Bundle, test: list[Example]) -> float:
-    """Of greedy decoding by the attention decoder alone."""
-    from gradalign.recognition import greedy
-
-    heard = greedy(bundle.network, [e.features for e in test])
-    errors = [
-        edit_distance(e.labels.tolist(), list(found.attention)) for e, found in zip(test, heard, strict=True)
-    ]  # fmt: skip
-    return PhoneErrors.pooled(errors).rate
-
-
-def alignment_errors(bundle: Bundle, task: Task, test: list[Example], *, with_ctc: bool) -> dict[str, float | None]:
-    """Time stamp error of each of `METHODS` in milliseconds; None where it does not apply."""
-    other = [example(task, np.random.default_rng([10**6 + 2, i])) for i in range(10)]
-    known = Comparison.pooled(
-        [compare(e.reference(task), aligned(bundle, task, e, "gradient"), tier="phones") for e in other]
-    )
-    early = -(known.start_bias_s + known.end_bias_s) / 2
-    found: dict[str, float | None] = dict.fromkeys(METHODS)
-    for method in METHODS if with_ctc else METHODS[:-1]:
-        parts = []
-        for e in test:
-            try:
-                placed = aligned(bundle, task, e, method.partition(",")[0])
-            except AlignmentError as error:
-                say(f"{method}: {error}")
-                continue
-            placed = moved(placed, early) if method.endswith("shifted") else placed
-            parts.append(compare(e.reference(task), placed, tier="phones"))
-        found[method] = round(1000 * Comparison.pooled(parts).tse_s, 2) if parts else None
-    return found
-
-
-def moved(given: Alignment, by_s: float) -> Alignment:
-    """The same phones, so much later; cut off at the ends of the recording, where at least 10 ms of each remain."""
-    phones, longest = given.tier("phones"), given.duration
-    by_s = float(np.clip(by_s, 0.01 - phones[0].end, longest - 0.01 - phones[-1].start))
-    times = np.clip([(one.start + by_s, one.end + by_s) for one in phones], 0.0, longest).tolist()
-    there = tuple(Interval(start, end, one.label) for (start, end), one in zip(times, phones, strict=True))
-    return Alignment(longest, (Tier("phones", there),))
-
-
-def aligned(bundle: Bundle, task: Task, e: Example, method: str):
-    """One utterance aligned from features that are there already; falling evidence is not refused here."""
-    transcript = e.transcript(task)
-    name, _, leaf = method.partition(" at ")
-    depth = leaf_depth(leaf or "features", bundle.network.config.encoder_layers)
-    scores, silence, topology, grid = evidence(bundle, e.features, transcript, cast(Method, name), depth, "l2", True)
-    return place(transcript, scores, silence, grid=grid, duration=e.duration_s(task), topology=topology)
 
 
 def draw_history(history: list[dict[str, Any]], path: Path) -> None:

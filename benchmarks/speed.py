@@ -6,9 +6,10 @@
 Sections: "torch" (one `torch.autograd.grad` a label, same weights; needs torch), "jacrev" (`jax.jacrev` of the whole
 function: time, and memory as compiled), "passes" (cost in forward passes of the encoder at 25, 100 and 400 labels),
 "tse" (compressed against exact boundaries; needs a manifest with references), "precision" (bfloat16 against float32,
-boundaries and time; needs a manifest), "rtf" (real-time factor on the
-manifest), "long" (half an hour in one file: cost against files of a minute, memory; needs a manifest), "startup" (new
-processes on a 5 s file), "viterbi" (1500 frames x 200 labels, against ctc-forced-aligner where it is installed).
+boundaries and time; needs a manifest), "rtf" (real-time factor on the manifest), "batch" (several utterances in one
+compiled call against one after the other, and a folder with several jobs against one; needs a manifest), "long" (half
+an hour in one file: cost against files of a minute, memory; needs a manifest), "startup" (new processes on a 5 s file),
+"viterbi" (1500 frames x 200 labels, against ctc-forced-aligner where it is installed).
 Ratios are of medians of one run, interleaved, after warm-up. Run it on an idle machine.
 """
 
@@ -28,7 +29,7 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ from accuracy import pocketsphinx_align
 from flax import nnx
 from sources import Recording, about, from_manifest
 
-from gradalign import audio, bundle
+from gradalign import audio, bundle, corpus, io
 from gradalign._types import Method, Precision
 from gradalign.aligner import align
 from gradalign.alignment import Interval, Tier
@@ -50,12 +51,13 @@ from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology, viterbi
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place
+from gradalign.signals import chosen, signal_names
 from gradalign.transcript import Transcript
 
 SIZES = ((2.5, 25), (10.0, 100), (40.0, 400))
 """Seconds and labels; ten labels a second is brisk English."""
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples"
-SECTIONS = ("torch", "jacrev", "passes", "tse", "precision", "rtf", "long", "startup", "viterbi")
+SECTIONS = ("torch", "jacrev", "passes", "tse", "precision", "rtf", "batch", "long", "startup", "viterbi")
 
 Row = tuple[str, str, str, bool | None]
 """What, measured, bar, and whether it is met (None: no bar)."""
@@ -338,6 +340,61 @@ def rtf_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
     return rows, found
 
 
+def batch_section(
+    model: bundle.Bundle, recordings: list[Recording], limit: int, n: int
+) -> tuple[list[Row], dict[str, Any]]:
+    """All signals of eight utterances by one compiled call, and a folder whose recordings are aligned in threads."""
+    graph, state = nnx.split(model.network)
+    names = signal_names(model.network.config)
+
+    def one(state, features, labels):
+        return chosen(nnx.merge(graph, state), features, labels, len(features), names=names, chunk=None)
+
+    single, together = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    rows: list[Row] = []
+    measures: dict[str, Any] = {}
+    for seconds, n_labels in ((3.2, 32), (9.6, 96)):
+        features, labels = speech(model, seconds, n_labels)
+        times = medians(
+            {
+                "one": partial(single, state, features, labels),
+                "together": partial(together, state, np.stack([features] * 8), np.stack([labels] * 8)),
+            },
+            n,
+        )
+        measures[f"{seconds} s"] = times
+        ratio = 8 * times["one"] / times["together"]
+        rows.append(
+            (f"8 utterances of {seconds} s in one call, against one after the other", f"{ratio:.2f}x", "", None)
+        )
+    some = recordings[:: max(len(recordings) // limit, 1)][:limit]
+
+    def folder(jobs: int) -> float:
+        with tempfile.TemporaryDirectory() as output:
+            items = []
+            for i, recording in enumerate(some):
+                transcript = Path(output, f"{i}.txt")
+                transcript.write_text(recording.text, "utf-8")
+                target = transcript.with_suffix(".TextGrid")
+                items.append(corpus.Item(str(i), cast(Path, recording.audio), transcript, target))
+            started = time.perf_counter()
+            outcomes = corpus.run(
+                corpus.by_size(items),
+                lambda audio, text: align(audio, text, model=model, keep_evidence=False),
+                lambda alignment, path: io.write(alignment, path),
+                jobs=jobs,
+            )
+            failed = [outcome for outcome in outcomes if outcome.status != "aligned"]
+            assert not failed, failed[0]
+            return time.perf_counter() - started
+
+    folder(2)
+    times = {jobs: statistics.median(folder(jobs) for _ in range(3)) for jobs in (1, 2, 4)}
+    for jobs in (2, 4):
+        rows.append((f"{len(some)} recordings, --jobs {jobs} against 1", f"{times[1] / times[jobs]:.2f}x", "", None))
+    return rows, measures | {"jobs": times}
+
+
 def long_section(name: str, recordings: list[Recording]) -> tuple[list[Row], dict[str, Any]]:
     """Half an hour in one file, against the same speech in files of a minute: cost, peak memory, boundaries."""
     found: dict[str, dict[str, Any]] = {}
@@ -473,6 +530,7 @@ def main() -> int:
         "tse": lambda: tse_section(model, recordings, args.limit),
         "precision": lambda: precision_section(args.model, recordings, args.limit),
         "rtf": lambda: rtf_section(model, recordings, args.limit),
+        "batch": lambda: batch_section(model, recordings, args.limit, args.n),
         "long": lambda: long_section(args.model, recordings),
         "startup": lambda: startup_section(args.model),
         "viterbi": lambda: viterbi_section(args.n),
@@ -480,7 +538,7 @@ def main() -> int:
     missed = 0
     print("| what | measured | bar | |\n|---|---|---|---|")
     for name in args.sections:
-        if name in ("tse", "precision", "rtf", "long") and not recordings:
+        if name in ("tse", "precision", "rtf", "batch", "long") and not recordings:
             print(f"| {name} | needs --manifest | | |")
             continue
         rows, measures[name] = sections[name]()

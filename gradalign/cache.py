@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 R = TypeVar("R")
@@ -92,17 +93,21 @@ class by_shape(Generic[R]):
 
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves((args, kwargs)) if hasattr(leaf, "shape"))
         key = (self, shapes)
-        if key not in _programs:
-            drop_programs()
-            function = self.__wrapped__
-            own = wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
-            _programs[key] = jax.jit(own, static_argnames=self._static)
-        _programs.move_to_end(key)
-        return _programs[key]
+        with _lock:
+            if key not in _programs:
+                drop_programs()
+                function = self.__wrapped__
+                own = wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
+                _programs[key] = jax.jit(own, static_argnames=self._static)
+            _programs.move_to_end(key)
+            return _programs[key]
 
 
 _programs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 """Functions by what they compute and for which shapes; those used last stand last."""
+
+_lock = RLock()
+"""Of `_programs`, which several threads may use."""
 
 
 MAPS = 30_000
@@ -120,6 +125,7 @@ def drop_programs(most: int = MAPS) -> None:
     except OSError:  # not Linux
         return
     if used > most:
-        for _ in range(-(-len(_programs) // 2)):
-            _programs.popitem(last=False)
+        with _lock:
+            for _ in range(-(-len(_programs) // 2)):
+                _programs.popitem(last=False)
         gc.collect()

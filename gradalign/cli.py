@@ -209,6 +209,14 @@ def _add_align(command: argparse.ArgumentParser) -> None:
     )
     _add_method(command)
     command.add_argument("--quiet", action="store_true", help="no progress and no report, only warnings and errors")
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_COUNT,
+        default=2,
+        help="recordings of a folder at a time: one is read and written while another is computed (default: "
+        "%(default)s; with --profile 1)",
+    )
     command.add_argument("--profile", action="store_true", help="say at the end where the time went")
 
 
@@ -271,10 +279,9 @@ def _add_plot(command: argparse.ArgumentParser) -> None:
 
 def _add_recognise(command: argparse.ArgumentParser) -> None:
     command.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings (WAV, FLAC, Ogg, Opus, MP3, ...)")
-    count = _number("a whole number, at least 1", 1.0, whole=True)
     command.add_argument("--words", metavar="WORDLIST", type=Path, help="hear words of this text file, not phones")
     command.add_argument(
-        "--beam", metavar="N", type=count, default=4, help="hypotheses kept; more takes longer (default: %(default)s)"
+        "--beam", metavar="N", type=_COUNT, default=4, help="hypotheses kept; more takes longer (default: %(default)s)"
     )
     command.add_argument(
         "--ctc-weight",
@@ -290,7 +297,7 @@ def _add_recognise(command: argparse.ArgumentParser) -> None:
         help="subtracted for each word; more gives fewer and longer words (default: log of the number of words / 2)",
     )
     command.add_argument(
-        "--n-best", metavar="N", type=count, default=1, help="print this many hypotheses at most (default: 1)"
+        "--n-best", metavar="N", type=_COUNT, default=1, help="print this many hypotheses at most (default: 1)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, one object a recording, each on a line")
     command.add_argument(
@@ -320,6 +327,9 @@ def _number(expected: str, low: float, high: float = math.inf, *, whole: bool = 
         return number
 
     return read
+
+
+_COUNT = _number("a whole number, at least 1", 1.0, whole=True)
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
@@ -377,7 +387,6 @@ def _add_synth(command: argparse.ArgumentParser) -> None:
 
 
 def _add_calibrate(command: argparse.ArgumentParser) -> None:
-    count = _number("a whole number, at least 1", 1.0, whole=True)
     command.add_argument("model", metavar="MODEL", help="name of a model or its folder")
     command.add_argument(
         "--data",
@@ -391,10 +400,10 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"
     )
     command.add_argument(
-        "--utterances", metavar="N", type=count, default=64, help="how many to learn from (default: %(default)s)"
+        "--utterances", metavar="N", type=_COUNT, default=64, help="how many to learn from (default: %(default)s)"
     )
     command.add_argument(
-        "--steps", metavar="N", type=count, default=120, help="iterations for each method (default: %(default)s)"
+        "--steps", metavar="N", type=_COUNT, default=120, help="iterations for each method (default: %(default)s)"
     )
     seed = _number("a whole number, at least 0", 0.0, whole=True)
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of every choice (default: %(default)s)")
@@ -416,8 +425,7 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--manifest", metavar="FILE", type=Path, help="recordings of a manifest or corpus folder, in place of AUDIO"
     )
-    count = _number("a whole number, at least 1", 1.0, whole=True)
-    command.add_argument("--limit", metavar="N", type=count, help="take so many of them, evenly spread (default: 10)")
+    command.add_argument("--limit", metavar="N", type=_COUNT, help="take so many of them, evenly spread (default: 10)")
     command.add_argument("-o", "--output", metavar="FILE", help="draw a page there: .png, .pdf or .svg")
     command.add_argument("--json", action="store_true", help="print one JSON object with all measures")
     command.add_argument("--save", action="store_true", help="note the verdict in the model's config.json")

@@ -5,8 +5,11 @@ No models and no printing here: the caller says how one recording is aligned, an
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -101,29 +104,49 @@ def run(
     write: Callable[[Alignment, Path], None],
     *,
     overwrite: bool = False,
+    jobs: int = 1,
 ) -> Iterator[Outcome]:
-    """Align recordings one after the other, each written before the next one begins.
+    """Align recordings, each written as soon as it is aligned.
 
     So a run that was stopped loses nothing: run again, it keeps what is there and does the rest. One
     bad recording is reported and does not stop the others; an error that is not one of ours (a bug,
     memory) is logged with its traceback as well.
 
+    With several jobs, one recording is read and written while another one is computed, in threads: JAX computes
+    without Python's lock.
+
     Args:
         items: From `find`.
-        align: From a recording and its transcript to the alignment.
-        write: Puts an alignment into a file, whose folder is there.
+        align: From a recording and its transcript to the alignment; called from threads.
+        write: Puts an alignment into a file, whose folder is there; called from threads.
         overwrite: Align again where there is an output already.
+        jobs: Recordings at a time, >= 1.
 
     Yields:
         One outcome an item, in order.
     """
-    for item in items:
+
+    def outcome(item: Item) -> Outcome:
         if item.clash is not None:
-            yield Outcome(item, "failed", f"{item.clash} has the same name and so the same output; rename one of them")
-        elif item.output.exists() and not overwrite:
-            yield Outcome(item, "kept")
-        else:
-            yield _run_one(item, align, write)
+            return Outcome(item, "failed", f"{item.clash} has the same name and so the same output; rename one of them")
+        if item.output.exists() and not overwrite:
+            return Outcome(item, "kept")
+        return _run_one(item, align, write)
+
+    if jobs == 1:  # in this thread, which an interrupt stops at once
+        yield from map(outcome, items)
+        return
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="gradalign")
+    try:
+        rest, waiting = iter(items), deque[Future[Outcome]]()
+        while True:
+            # One more than there are jobs, so that none waits for whoever takes the outcomes.
+            waiting.extend(pool.submit(outcome, item) for item in islice(rest, jobs + 1 - len(waiting)))
+            if not waiting:
+                break
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def pending(item: Item, *, overwrite: bool = False) -> bool:

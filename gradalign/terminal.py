@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,15 +39,16 @@ def note(text: str, *, quiet: bool) -> None:
 
 
 class _Saying(logging.Handler):
-    """Says what is logged, and which recording it is about."""
+    """Says what is logged in the thread that made it, and which recording it is about."""
 
     def __init__(self, recording: Path):
         super().__init__(logging.WARNING)
-        self._recording = recording
+        self._recording, self._thread = recording, threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say one message."""
-        say(record.levelname.lower(), f"{self._recording}: {record.getMessage()}")
+        if record.thread == self._thread:
+            say(record.levelname.lower(), f"{self._recording}: {record.getMessage()}")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +29,7 @@ from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
 from gradalign.recognition import recognise
+from gradalign.terminal import warnings_about
 
 TEXT = "the cat sat down"
 CONFIG = AEDConfig(
@@ -455,7 +458,7 @@ def test_an_interrupted_folder_keeps_what_is_done_and_goes_on_later(gradalign_, 
         return real(args, bundle, audio, text, **options)
 
     monkeypatch.setattr(_shared, "align_one", stop_at_b)
-    status, out, err = gradalign_("align", "in")
+    status, out, err = gradalign_("align", "in", "--jobs", "1")
     assert status == 130
     assert out.startswith("a.wav  aligned")
     assert "the same command goes on from here" in err
@@ -502,6 +505,54 @@ def test_an_error_that_is_not_ours_is_logged_and_does_not_stop_the_others(caplog
         ("aligned", ""),
     ]
     assert "MemoryError" in caplog.text
+
+
+def test_several_jobs_give_what_one_gives_in_the_same_order(gradalign_):
+    for name, seconds in (("a", 1.0), ("b", 1.7), ("c", 1.2), ("d", 1.5), ("e", 1.1)):
+        record(f"in/{name}.wav", seconds)
+        Path(f"in/{name}.txt").write_text(TEXT)
+    Path("in/c.txt").unlink()
+    one, several = (gradalign_("align", "in", "-o", f"out{n}", "--format", "json", "--jobs", n) for n in ("1", "3"))
+    assert one[0] == several[0] == 1
+    assert several[1] == one[1].replace("out1", "out3")
+    written = sorted(path.name for path in Path("out1").iterdir())
+    assert written == ["a.json", "b.json", "d.json", "e.json"]
+    assert all(Path("out1", name).read_text() == Path("out3", name).read_text() for name in written)
+
+
+def test_several_jobs_run_at_a_time_and_a_stopped_run_ends_them():
+    for name in "abcdefgh":
+        record(f"in/{name}.wav")
+        Path(f"in/{name}.txt").write_text(TEXT)
+    together, begun = threading.Barrier(2, timeout=30), []
+
+    def align(audio: Path, text: str) -> Alignment:
+        begun.append(audio.stem)
+        if audio.stem in "ab":
+            together.wait()  # each needs the other one to be there
+        return Alignment(1.0, (Tier("words", (Interval(0.0, 1.0, text),)),))
+
+    items = corpus.find(Path("in"), Path("out"), ".json")
+    run = corpus.run(items, align, lambda alignment, path: io.write(alignment, path), jobs=2)
+    assert [next(run).item.name for _ in range(2)] == ["a.wav", "b.wav"]
+    run.close()
+    assert len(begun) < len(items)
+    assert sorted(path.stem for path in Path("out").iterdir()) == sorted(begun)
+
+
+def test_warnings_name_the_recording_that_they_are_about(capsys):
+    log, ready = logging.getLogger("gradalign.test"), threading.Barrier(2, timeout=30)
+
+    def work(name: str) -> None:
+        with warnings_about(Path(name)):
+            ready.wait()
+            log.warning("of %s", name)
+            ready.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, ("a.wav", "b.wav")))
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert lines == [f"gradalign: warning: {name}: of {name}" for name in ("a.wav", "b.wav")]
 
 
 # --- evaluate

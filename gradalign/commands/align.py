@@ -72,7 +72,9 @@ def _align_folder(args: argparse.Namespace) -> int:
     stopped = False
     try:
         write = outputs.writer(format, args.tier, overwrite=args.overwrite)
-        run = corpus.run(corpus.by_size(items), align_item, write, overwrite=args.overwrite)
+        # A profile divides the time of one recording after the other.
+        jobs = 1 if args.profile else args.jobs
+        run = corpus.run(corpus.by_size(items), align_item, write, overwrite=args.overwrite, jobs=jobs)
         outcomes.extend(progress(run, len(items), quiet=args.quiet))
     except KeyboardInterrupt:
         stopped = True
