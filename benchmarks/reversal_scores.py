@@ -5,6 +5,7 @@ from functools import partial
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from reversal_task import Example, Task, example
@@ -106,14 +107,14 @@ def calibrated_on(bundle: Bundle, task: Task, utterances: list[Example]) -> Cali
         classes = calibration.classes_of([task.labels[i - 1] for i in e.labels])
         return calibration.Example(
             seen,
-            np.pad(classes, (0, task.length[1] - n_labels)),
+            jnp.asarray(np.pad(classes, (0, task.length[1] - n_labels))),
             Topology.words(np.arange(n_labels)).padded(task.length[1]),
-            path,
-            np.int32(n_labels),
-            np.int32(n_frames),
+            jnp.asarray(path),
+            jnp.asarray(n_labels),
+            jnp.asarray(n_frames),
         )
 
-    examples = jax.tree.map(lambda *parts: np.stack(parts), *map(known, utterances))
+    examples = jax.tree.map(lambda *parts: jnp.stack(parts), *map(known, utterances))
     return Calibration(names, jax.tree.map(np.asarray, learn(examples)))
 
 

@@ -1,9 +1,10 @@
-"""How a given model's evidence relates to true times: a few hundred numbers, learnt from speech whose times are known.
+"""How a given model's evidence relates to true times: some thousand numbers, learnt from speech whose times are known.
 
 The score of label s at frame t is a sum over signals k of ``gate_k(s) * (taps_k * x_k[s])(t)``, plus what the class of
-the label says about the cues of the frame. Silence has a score of its own from the cues and from how much evidence of
-speech there is. Together they are the potentials of a conditional random field over the paths of `gradalign.lattice`,
-and are learnt by maximum conditional likelihood of the true path (Lafferty, McCallum and Pereira 2001, section 3).
+the label says about the cues of the frames around; the time filters differ a little from class to class. Silence has
+a score of its own from the cues and from how much evidence of speech there is. Together they are the potentials of a
+conditional random field over the paths of `gradalign.lattice`, and are learnt by maximum conditional likelihood of the
+true path (Lafferty, McCallum and Pereira 2001, section 3).
 """
 
 import json
@@ -22,7 +23,7 @@ from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
-FORMAT, VERSION = "gradalign-calibration", 1
+FORMAT, VERSION = "gradalign-calibration", 2
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 
@@ -44,15 +45,19 @@ class Weights(NamedTuple):
 
     Attributes:
         taps: Time filter of each signal; the middle tap is the frame itself, later taps see later frames.
+        class_taps: What each class of labels adds to these: a stop is heard at its burst, a vowel all the time.
         gates: Bias and slopes of each signal's gate over how sure the model is of the label.
-        classes: What each class of labels says about the cues, and its bias last: a light prior on its length.
+        cues: Time filters of the cues for each class of labels.
+        constants: Of each class: a light prior on its length.
         silence: Time filters of the cues for silence.
         speech: What silence makes of the mean and of the largest label score of the frame, and a bias.
     """
 
     taps: Float[Array, "signals taps"]
+    class_taps: Float[Array, "classes signals taps"]
     gates: Float[Array, "signals 3"]
-    classes: Float[Array, "classes cues+1"]
+    cues: Float[Array, "classes cues taps"]
+    constants: Float[Array, " classes"]
     silence: Float[Array, "cues taps"]
     speech: Float[Array, " 3"]
 
@@ -109,8 +114,10 @@ def initial(n_signals: int) -> Weights:
     silence = silence.at[CUES.index("blank-around"), TAPS // 2].set(2.0)
     return Weights(
         taps,
+        jnp.zeros((len(CLASS_NAMES), n_signals, TAPS)),
         jnp.zeros((n_signals, 3)),
-        jnp.zeros((len(CLASS_NAMES), len(CUES) + 1)),
+        jnp.zeros((len(CLASS_NAMES), len(CUES), TAPS)),
+        jnp.zeros(len(CLASS_NAMES)),
         silence,
         jnp.array([0.0, 0.0, -1.0]),
     )
@@ -131,33 +138,45 @@ def scores(
         n_labels: Real labels.
     """
     seen, cues, sure = (jnp.asarray(part) for part in signals[:3])
-    filtered = _filtered(seen, weights.taps)
     gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([jnp.ones((sure.shape[0], 1)), sure], axis=1) @ weights.gates.T)
-    found = (gate.T[:, :, None] * filtered).sum(0)
-    by_class = weights.classes[classes]
-    found = found + by_class[:, :-1] @ cues + by_class[:, -1:]
+    taps = gate[:, :, None] * (weights.taps[None] + weights.class_taps[classes])
+    by_class = _summed(jnp.einsum("cik,it->ckt", weights.cues, cues)) + weights.constants[:, None]
+    found = _summed(jnp.einsum("lsk,slt->lkt", taps, seen)) + by_class[classes]
     real = (jnp.arange(found.shape[0]) < n_labels)[:, None]
     mean = jnp.where(real, found, 0.0).sum(0) / n_labels
     largest = jnp.where(real, found, -1e9).max(0)
-    quiet = _filtered(cues[:, None, :], weights.silence).sum((0, 1))
+    quiet = _summed(jnp.einsum("ik,it->kt", weights.silence, cues))
     return found, quiet + weights.speech[0] * mean + weights.speech[1] * largest + weights.speech[2]
 
 
-def _filtered(
-    values: Float[Array, "signals labels frames"], taps: Float[Array, "signals taps"]
-) -> Float[Array, "signals labels frames"]:
-    """Each signal filtered over time, as a sum of shifts; beyond the ends it is 0."""
-    n, half = values.shape[-1], taps.shape[1] // 2
-    padded = jnp.pad(values, ((0, 0), (0, 0), (half, half)))
-    total = jnp.zeros_like(values)
-    for k in range(taps.shape[1]):
-        total = total + padded[:, :, k : k + n] * taps[:, k][:, None, None]
+def _summed(by_tap: Float[Array, "*rows taps frames"]) -> Float[Array, "*rows frames"]:
+    """What time filters give, from what each of their taps makes of each frame; beyond the ends it is 0.
+
+    Products first and shifts after them: a matrix product a label, instead of a pass over all signals a tap.
+    """
+    taps, n = by_tap.shape[-2:]
+    padded = jnp.pad(by_tap, [(0, 0)] * (by_tap.ndim - 1) + [(taps // 2, taps // 2)])
+    total = padded[..., 0, :n]
+    for k in range(1, taps):
+        total = total + padded[..., k, k : k + n]
     return total
 
 
 def loss(weights: Weights, example: Example) -> Float[Array, ""]:
     """Minus the log-probability of the true path, a frame; >= 0."""
-    found, silence = scores(weights, example.signals, example.classes, example.n_labels)
+    return surprise(*scores(weights, example.signals, example.classes, example.n_labels), example)
+
+
+def surprise(
+    found: Float[Array, "labels frames"], silence: Float[Array, " frames"], example: Example
+) -> Float[Array, ""]:
+    """`loss` from scores that are there already.
+
+    Args:
+        found: Scores of labels, as `scores` gives them.
+        silence: Of silence.
+        example: The utterance.
+    """
     total = forward_backward(
         found, silence, example.topology, n_labels=example.n_labels, n_frames=example.n_frames
     ).log_total

@@ -400,10 +400,10 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"
     )
     command.add_argument(
-        "--utterances", metavar="N", type=_COUNT, default=64, help="how many to learn from (default: %(default)s)"
+        "--utterances", metavar="N", type=_COUNT, default=96, help="how many to learn from (default: %(default)s)"
     )
     command.add_argument(
-        "--steps", metavar="N", type=_COUNT, default=120, help="iterations for each method (default: %(default)s)"
+        "--steps", metavar="N", type=_COUNT, default=200, help="iterations for each method (default: %(default)s)"
     )
     seed = _number("a whole number, at least 0", 0.0, whole=True)
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of every choice (default: %(default)s)")

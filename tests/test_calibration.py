@@ -11,7 +11,7 @@ import pytest
 from gradalign import bundle as bundles
 from gradalign.aligner import align
 from gradalign.alignment import Interval
-from gradalign.calibrate import METHODS, TimedUtterance, among_people, calibrate, learn
+from gradalign.calibrate import METHODS, TimedUtterance, _uneven, among_people, calibrate, learn
 from gradalign.calibration import (
     CLASS_NAMES,
     TAPS,
@@ -68,10 +68,11 @@ def errors(weights, example: Example) -> np.ndarray:
 def test_a_planted_lag_and_a_planted_silence_are_learnt(rng):
     train = stacked([planted(rng) for _ in range(12)])
     history = []
-    weights = learn(train, steps=60, report=lambda step, value: history.append(value))
+    weights = learn(train, steps=60, decay=1e-3, report=lambda step, value: history.append(value))
     assert history[-1] < 0.3 * history[0]
-    assert int(np.asarray(weights.taps[0]).argmax()) == TAPS // 2 + LAG
-    assert np.abs(weights.taps[1]).max() < 0.3 * np.abs(weights.taps[0]).max()
+    taps = np.asarray(weights.taps + weights.class_taps[0])  # all labels are of one class
+    assert int(taps[0].argmax()) == TAPS // 2 + LAG
+    assert np.abs(taps[1]).max() < 0.3 * np.abs(taps[0]).max()
     unseen = [planted(rng) for _ in range(10)]
     before = np.mean([errors(initial(2), example).mean() for example in unseen])
     after = np.mean([errors(weights, example).mean() for example in unseen])
@@ -120,6 +121,38 @@ def test_gates_follow_how_sure_the_model_is(rng):
     np.testing.assert_allclose(shut[1], example.signals.scores[1, 1] / 2, atol=1e-3)  # only the other signal is left
 
 
+def test_scores_are_the_sum_that_the_documentation_gives(rng):
+    """Against a loop over labels, signals, cues and taps."""
+    example = planted(rng)
+    sure, classes = rng.normal(size=(N_LABELS, 2)), np.array([0, 1, 1, 6])
+    signals = example.signals._replace(sure=jnp.asarray(sure, jnp.float32))
+    weights = jax.tree.map(lambda w: 0.3 * rng.normal(size=w.shape), initial(2))
+    seen, cues = np.asarray(signals.scores), np.asarray(signals.cues)
+
+    def at(row: np.ndarray, frame: int) -> float:
+        return float(row[frame]) if 0 <= frame < N_FRAMES else 0.0
+
+    expected, quiet = np.zeros((N_LABELS, N_FRAMES)), np.zeros(N_FRAMES)
+    around = [(tap, tap - TAPS // 2) for tap in range(TAPS)]
+    for t in range(N_FRAMES):
+        for s, c in enumerate(classes):
+            total = weights.constants[c]
+            for k in range(2):
+                gate = 2 / (1 + np.exp(-weights.gates[k] @ [1, *sure[s]]))
+                filters = weights.taps[k] + weights.class_taps[c, k]
+                total += gate * sum(filters[tap] * at(seen[k, s], t + d) for tap, d in around)
+            for i in range(len(CUES)):
+                total += sum(weights.cues[c, i, tap] * at(cues[i], t + d) for tap, d in around)
+            expected[s, t] = total
+        quiet[t] = sum(weights.silence[i, tap] * at(cues[i], t + d) for i in range(len(CUES)) for tap, d in around)
+    quiet += weights.speech @ [expected.mean(0), expected.max(0), np.ones(N_FRAMES)]
+    found, silence = scores(
+        jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), weights), signals, jnp.asarray(classes), N_LABELS
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    np.testing.assert_allclose(silence, quiet, atol=2e-3)
+
+
 def test_every_label_has_a_frame_of_the_true_path():
     edges = np.array([[1.2, 3.6], [3.6, 3.7], [3.7, 5.4], [9.0, 30.0]])
     np.testing.assert_array_equal(true_path(edges, 12), [-1, 0, 0, 0, 1, 2, -1, -1, -1, 3, 3, 3])
@@ -134,7 +167,7 @@ def test_classes_are_those_of_phones():
 
 def test_a_planted_utterance_is_placed_with_ranges_and_confidence(rng):
     example = planted(rng)
-    weights = learn(stacked([planted(rng) for _ in range(12)]), steps=60)
+    weights = learn(stacked([planted(rng) for _ in range(12)]), steps=60, decay=1e-3)
     transcript = Transcript.from_units([("one", ["a", "b"]), ("two", ["c", "d"])])
     calibration = Calibration(("late", "noise"), weights, (0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0))
     signals = Signals(*map(np.asarray, example.signals))
@@ -206,6 +239,18 @@ def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
         theirs = found.samples[round(after.start * 16_000) :][: round(0.2 * 16_000)]
         shifts = [np.corrcoef(ours[4:-4], theirs[4 + k : len(theirs) - 4 + k])[0, 1] for k in (-2, -1, 0, 1, 2)]
         assert max(shifts) > 0.85  # rounding to samples may move it by one
+        assert -10 < 20 * np.log10(theirs.std() / ours.std()) < 10
+
+
+def test_words_become_louder_or_softer(rng):
+    clean = rng.normal(size=3 * 16_000)
+    words = tuple(Interval(start, start + 0.5, "aa") for start in np.arange(0.0, 3.0, 0.5))
+    found = _uneven(TimedUtterance(clean, " ".join(["aa"] * 6), words, words), rng, 16_000)
+    gains = 20 * np.log10(found / clean)
+    at_middles = gains[[round((word.start + word.end) / 2 * 16_000) for word in words]]
+    assert np.all(np.abs(at_middles) < 8)
+    assert np.ptp(at_middles) > 3
+    assert np.abs(np.diff(gains)).max() < 0.01  # no steps
 
 
 def test_speech_without_times_of_words_is_refused(tiny_bundle):

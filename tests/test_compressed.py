@@ -132,6 +132,6 @@ def test_the_coarse_alignment_keeps_the_order(tiny_bundle, utterance):
 
 
 def test_few_labels_are_cheaper_exact():
-    assert not worthwhile(2, 250)
+    assert not worthwhile(1, 250)
     assert worthwhile(100, 250)
-    assert not worthwhile(30, 16)
+    assert not worthwhile(30, 13)
