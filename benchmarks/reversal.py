@@ -54,9 +54,9 @@ TAUGHT = ("nothing", "true times", "mirrored times")
 STUDY = {
     "nothing": ("none",),
     "true times": ("none",),
-    "mirrored times": ("none", "ctc", "inner-ctc", "late-self-attention", "diagonal-bias"),
+    "mirrored times": ("none", "ctc", "inner-ctc", "late-self-attention", "centre-attention", "diagonal-bias"),
 }
-"""Remedies tried by default. Attention to the middle frame cannot be had together with attention that is taught."""
+"""Remedies tried by default."""
 
 BARS = {"gradient": ("<=", 1.2), SHIFTED: ("<=", 1.2), CALIBRATED: ("<=", 1.2), "attention": (">=", 5.0)}
 """For the time stamp error of reversed models over that of straight ones, by method."""
