@@ -29,7 +29,7 @@ PROBES = 1
 UNSURE = 1.0
 """Value of `Compressed.missed` above which the result is not to be used."""
 CHUNK = 25
-"""Labels pulled back together: 325 rows of a matrix product. 8 and 16 were slower by a tenth on a CPU, 34 as fast."""
+"""Labels pulled back together: 325 rows of a matrix product. Fewer were slower on a CPU."""
 
 
 class Compressed(NamedTuple):
