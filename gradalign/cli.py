@@ -213,9 +213,8 @@ def _add_align(command: argparse.ArgumentParser) -> None:
         "--jobs",
         metavar="N",
         type=_COUNT,
-        default=2,
-        help="recordings of a folder at a time: one is read and written while another is computed (default: "
-        "%(default)s; with --profile 1)",
+        help="recordings of a folder at a time: one is read and written while another is computed (default: 2; with "
+        "--profile 1)",
     )
     command.add_argument("--profile", action="store_true", help="say at the end where the time went")
 

@@ -347,6 +347,7 @@ def test_a_folder_without_permission_is_refused(gradalign_):
         ),
         (("align", "rec.wav", TEXT, "-o", "a.xml"), r"cannot tell the format from the suffix '\.xml'"),
         (("align", "rec.wav", TEXT, "-o", "a.ctm", "--tier", "both"), "a CTM file holds one tier"),
+        (("align", "rec.wav", TEXT, "--jobs", "2"), "--jobs goes with a folder of recordings"),
         (("align", "folder", TEXT), "folder is a folder: each transcript must lie beside"),
         (("align", "folder", "-o", "-"), "-o FOLDER"),
         (("recognise",), "required: AUDIO"),

@@ -36,6 +36,8 @@ def _clock() -> "Clock":
 
 
 def _align_file(args: argparse.Namespace) -> int:
+    if args.jobs is not None:
+        args.parser.error("--jobs goes with a folder of recordings; leave it out")
     audio = _shared.recording(args)
     transcript = _shared.transcript(args, audio)
     format = _format(args)
@@ -73,7 +75,7 @@ def _align_folder(args: argparse.Namespace) -> int:
     try:
         write = outputs.writer(format, args.tier, overwrite=args.overwrite)
         # A profile divides the time of one recording after the other.
-        jobs = 1 if args.profile else args.jobs
+        jobs = 1 if args.profile else args.jobs or 2
         run = corpus.run(corpus.by_size(items), align_item, write, overwrite=args.overwrite, jobs=jobs)
         outcomes.extend(progress(run, len(items), quiet=args.quiet))
     except KeyboardInterrupt:
