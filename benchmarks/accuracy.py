@@ -25,12 +25,12 @@ from gradalign._types import Method
 from gradalign.aligner import align, follows_gradients, prepared, pronounced
 from gradalign.alignment import Alignment, Interval, Tier
 from gradalign.bundle import Bundle, load
+from gradalign.calibration import classifier_of
 from gradalign.errors import AlignmentError, GradalignError
 from gradalign.features import log_mel_padded
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place_calibrated
-from gradalign.readout import AllSignals, picked, read_all
-from gradalign.signals import signal_names
+from gradalign.readout import AllSignals, names_of, picked, read_all
 from gradalign.transcript import Transcript
 
 COLUMNS = (
@@ -139,7 +139,7 @@ def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, AllSignals,
         if len(features) < len(transcript.labels):
             return None
         transcript = pronounced(bundle, transcript, features)
-        seen = read_all(bundle, features, transcript.labels)
+        seen = read_all(bundle, features, transcript.labels, classifier_of(bundle.calibrations))
         return transcript, seen, len(waveform) / bundle.features.sample_rate
     except GradalignError:
         return None
@@ -151,7 +151,7 @@ def _calibrated(
     """What `align` gives by a calibrated method."""
     transcript, signals, duration = seen
     calibration = bundle.calibrations[method]
-    part = picked(signals, calibration.signals, signal_names(bundle.network.config))
+    part = picked(signals, calibration.signals, names_of(bundle.network.config, classifier_of(bundle.calibrations)))
     options: dict[str, Any] = {"grid": bundle.grid, "duration": duration, "method": method, "model": bundle.name}
     return place_calibrated(transcript, part, calibration, **options)[0]
 

@@ -155,7 +155,14 @@ def _aligned(waveform: Float[np.ndarray, " samples"], transcript: Transcript, ho
     if method in bundle.calibrations:
         calibration = bundle.calibrations[method]
         check_feasible(len(transcript.labels), len(features), Topology.words(transcript.unit_of_label))
-        seen = read_signals(bundle, features, transcript.labels, calibration.signals, exact=how.exact)
+        seen = read_signals(
+            bundle,
+            features,
+            transcript.labels,
+            calibration.signals,
+            exact=how.exact,
+            classifier=calibration.classifier,
+        )
         # Where the CTC head says where to look, gradients rise whatever the encoder does; attention tells.
         told = [name for name in calibration.signals if family(name) == "attention"]
         if told:

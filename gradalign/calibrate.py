@@ -10,29 +10,44 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
-from scipy import optimize
 
 from gradalign import audio, confidence
+from gradalign._lbfgs import minimise
 from gradalign.alignment import Interval
 from gradalign.bundle import Bundle
-from gradalign.calibration import Calibration, Example, Weights, classes_of, initial, scores, surprise, true_path
+from gradalign.calibration import (
+    Calibration,
+    Example,
+    Weights,
+    classes_of,
+    classifier_of,
+    initial,
+    scores,
+    surprise,
+    true_path,
+)
+from gradalign.classifier import Classifier
+from gradalign.classifier import learn as learn_classifier
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology
 from gradalign.manifest import Utterance
 from gradalign.placement import place_calibrated
-from gradalign.readout import AllSignals, picked, read_all
-from gradalign.signals import Signals, family, signal_names
+from gradalign.readout import AllSignals, middle_states, names_of, picked, read_all
+from gradalign.signals import Signals, family
 from gradalign.synth.augment import noise
 from gradalign.transcript import Transcript
 
 METHODS = {
-    "calibrated": ("gradient", "attention", "ctc"),
+    "calibrated": ("gradient", "attention", "ctc", "classifier"),
     "calibrated-gradient": ("gradient",),
     "calibrated-attention": ("attention",),
     "calibrated-ctc": ("ctc",),
 }
 """Families of signals that each calibrated method weighs."""
+
+FEWEST = 100
+"""A classifier of frames is not learnt from fewer utterances: it is made of thousands of numbers."""
 
 
 class TimedUtterance(NamedTuple):
@@ -64,7 +79,8 @@ def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
     samples = audio.levelled(audio.read(utterance.audio, sample_rate=rate))
     first = round(utterance.start * rate)
     last = None if utterance.duration is None else first + round(utterance.duration * rate)
-    return TimedUtterance(samples[first:last], utterance.text, utterance.phones, utterance.words)
+    # A copy: a view would keep the whole of a long recording.
+    return TimedUtterance(np.array(samples[first:last]), utterance.text, utterance.phones, utterance.words)
 
 
 def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_rate: int) -> TimedUtterance:
@@ -128,6 +144,8 @@ def calibrate(
     utterances: Sequence[TimedUtterance],
     *,
     about: str,
+    framed: Sequence[TimedUtterance] = (),
+    classifier: Classifier | None = None,
     steps: int = 200,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
@@ -140,6 +158,9 @@ def calibrate(
         utterances: Speech with times; one in which a word has no phones, or that is too short for its labels, is left
             out.
         about: On what it is learnt, in words; kept with the calibrations.
+        framed: Other speech with times, to learn the classifier of frames from; none to take the one given. Not the
+            same speech: of what it has learnt from it is surer than of anything else.
+        classifier: The one to weigh if less than `FEWEST` of it can be used; None for the model's own, if any.
         steps: Iterations for each method, at most.
         seed: Of the choice of wrong words for confidence.
         report: Told what has been done, a line each.
@@ -148,13 +169,20 @@ def calibrate(
     Raises:
         AlignmentError: If no utterance can be used.
     """
-    network = bundle.network.config
-    names = signal_names(network)
+    classifier = classifier_of(bundle.calibrations) if classifier is None else classifier
+    learnt, n_framed = _classifier(bundle, framed, report, status)
+    if learnt is not None:
+        classifier, about = learnt, f"{about}; the classifier of frames on {n_framed} others"
+    elif classifier is not None:
+        about = f"{about}; the classifier of frames as it was"
+    else:
+        report("no classifier of frames: there is none yet, and too little speech to learn it from")
+    names = names_of(bundle.network.config, classifier)
     read, problems = [], []
     for number, utterance in enumerate(utterances, 1):
         status(f"reading {number}/{len(utterances)} utterances")
         try:
-            read.append(_read(bundle, utterance))
+            read.append(_read(bundle, utterance, classifier))
         except AlignmentError as error:
             problems.append(str(error))
     if not read:
@@ -168,8 +196,10 @@ def calibrate(
     for method, families in METHODS.items():
         chosen = tuple(name for name in names if family(name) in families)
         examples = _stacked([_example(one, chosen, names) for one in read])
-        found[method] = Calibration(chosen, _learnt(method, examples, steps, report, status))
-    confidences = _confidences(bundle, utterances, found, seed, status)
+        with_frames = classifier if any(family(name) == "classifier" for name in chosen) else None
+        weights = _learnt(method, examples, steps, report, status)
+        found[method] = Calibration(chosen, weights, classifier=with_frames)
+    confidences = _confidences(bundle, utterances, found, names, seed, status)
     found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
     return replace(bundle, calibrations=found, calibrated_on=about)
 
@@ -199,17 +229,62 @@ class _Read(NamedTuple):
     edges: Float[np.ndarray, "labels 2"]
 
 
-def _read(bundle: Bundle, utterance: TimedUtterance) -> _Read:
-    owners = _owners(utterance)
+def _classifier(
+    bundle: Bundle,
+    utterances: Sequence[TimedUtterance],
+    report: Callable[[str], None],
+    status: Callable[[str], None],
+) -> tuple[Classifier | None, int]:
+    """A classifier of frames and how many utterances it is learnt from: all that can be used, if there are enough."""
+    states, symbols, problems = [], [], []
+    for number, utterance in enumerate(utterances, 1):
+        status(f"frames: {number}/{len(utterances)} utterances")
+        try:
+            _owners(utterance)  # a word without phones would be learnt as silence
+            labels, features, edges = _framed(bundle, utterance)
+            ids = np.append(bundle.ids(labels), 0)
+        except AlignmentError as error:
+            problems.append(str(error))
+            continue
+        states.append(middle_states(bundle, features))
+        symbols.append(ids[true_path(edges, len(features))])
+    if problems:
+        report(
+            f"frames: {len(problems)} of {len(utterances)} utterances left out, the first one because of: {problems[0]}"
+        )
+    if len(states) < FEWEST:
+        return None, len(states)
+    last = 0.0
+
+    def told(step: int, value: float) -> None:
+        nonlocal last
+        last = value
+        status(f"classifier: iteration {step + 1}, loss {value:.4f}")
+
+    factor = bundle.network.config.subsampling
+    found = learn_classifier(states, symbols, len(bundle.labels) + 1, factor=factor, report=told)
+    report(f"classifier of frames: loss {last:.4f} a frame, from {len(states)} utterances")
+    return found, len(states)
+
+
+def _framed(
+    bundle: Bundle, utterance: TimedUtterance
+) -> tuple[tuple[str, ...], Float[np.ndarray, "frames mels"], Float[np.ndarray, "labels 2"]]:
+    """Labels, features and true edges in frames."""
     labels = tuple(phone.label for phone in utterance.phones)
     features = _features(bundle, utterance)
     if len(labels) > len(features):
         raise AlignmentError(f"{len(labels)} labels in {len(features)} frames; expected a frame a label at least")
     if len(features) * bundle.grid.hop_s > bundle.max_duration_s + 1.0:
         raise AlignmentError(f"it is longer than the {bundle.max_duration_s:.0f} s that the model takes")
-    seen = read_all(bundle, features, labels)
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
-    edges = times / bundle.grid.hop_s - bundle.grid.edge_s(0) / bundle.grid.hop_s
+    return labels, features, (times - bundle.grid.edge_s(0)) / bundle.grid.hop_s
+
+
+def _read(bundle: Bundle, utterance: TimedUtterance, classifier: Classifier | None) -> _Read:
+    owners = _owners(utterance)
+    labels, features, edges = _framed(bundle, utterance)
+    seen = read_all(bundle, features, labels, classifier)
     half = AllSignals(*(Signals(*(np.asarray(part, np.float16) for part in signals)) for signals in seen))
     return _Read(half, labels, owners, edges)
 
@@ -268,12 +343,12 @@ def _confidences(
     bundle: Bundle,
     utterances: Sequence[TimedUtterance],
     calibrations: dict[str, Calibration],
+    names: Sequence[str],
     seed: int,
     status: Callable[[str], None],
 ) -> dict[str, tuple[float, ...]]:
     """Weights of confidence for each method, from transcripts as users give them: right ones, and with a wrong word."""
     rng = np.random.default_rng(seed)
-    names = signal_names(bundle.network.config)
     all_words = [word.label for utterance in utterances for word in utterance.words]
     tables: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
     right: dict[str, list[np.ndarray]] = {method: [] for method in calibrations}
@@ -313,7 +388,7 @@ def _tried(
         features = _features(bundle, utterance)
         if len(transcript.labels) > len(features):
             return {}
-        seen = read_all(bundle, features, transcript.labels)
+        seen = read_all(bundle, features, transcript.labels, calibrations["calibrated"].classifier)
         duration = len(utterance.samples) / bundle.features.sample_rate
         found = {}
         for method, calibration in calibrations.items():
@@ -349,34 +424,14 @@ def learn(
         decay: Weight of the squared distance from the start, which keeps what the data do not tell.
         report: Told the number of an iteration and the loss after it.
     """
-    start = initial(examples.signals.scores.shape[1])
-    flat, unflatten = ravel_pytree(start)
+    flat, unflatten = ravel_pytree(initial(examples.signals.scores.shape[1]))
 
-    @jax.jit
-    def value_and_gradient(point, examples):
-        def total(point):
-            weights = unflatten(point)
-            # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
-            labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), examples)
-            losses = jax.vmap(surprise)(labels, silence, examples)
-            return losses.mean() + decay * jnp.square(point - flat).sum()
+    def total(point, data):
+        start, examples = data
+        weights = unflatten(point)
+        # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
+        labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), examples)
+        losses = jax.vmap(surprise)(labels, silence, examples)
+        return losses.mean() + decay * jnp.square(point - start).sum()
 
-        return jax.value_and_grad(total)(point)
-
-    number, latest = 0, 0.0
-
-    def evaluate(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal latest
-        value, gradient = value_and_gradient(jnp.asarray(point, jnp.float32), examples)
-        latest = float(value)
-        return latest, np.asarray(gradient, np.float64)
-
-    def told(_: np.ndarray) -> None:
-        nonlocal number
-        report(number, latest)
-        number += 1
-
-    found = optimize.minimize(
-        evaluate, np.asarray(flat, np.float64), jac=True, method="L-BFGS-B", callback=told, options={"maxiter": steps}
-    )
-    return unflatten(jnp.asarray(found.x, jnp.float32))
+    return unflatten(jnp.asarray(minimise(total, np.asarray(flat), (flat, examples), steps=steps, report=report)))

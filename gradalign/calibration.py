@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gradalign.classifier import Classifier
 from gradalign.errors import FormatError
 from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
-FORMAT, VERSION = "gradalign-calibration", 2
+FORMAT, VERSION = "gradalign-calibration", 3
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 
@@ -67,14 +68,21 @@ class Calibration:
     """The weights of one set of signals.
 
     Attributes:
-        signals: Names of the signals, as `gradalign.signals.signal_names` gives them.
+        signals: Names of the signals, as `gradalign.readout.names_of` gives them.
         weights: For these, in this order.
         confidence: Weights of `gradalign.confidence.of_words`, bias last; empty if it has learnt none.
+        classifier: Of frames, if its signal is among them.
     """
 
     signals: tuple[str, ...]
     weights: Weights
     confidence: tuple[float, ...] = ()
+    classifier: Classifier | None = None
+
+
+def classifier_of(calibrations: Mapping[str, Calibration]) -> Classifier | None:
+    """The classifier of frames that any of these weighs; there is one for a model at most."""
+    return next((one.classifier for one in calibrations.values() if one.classifier is not None), None)
 
 
 class Example(NamedTuple):
@@ -245,10 +253,15 @@ def load(path: str | Path) -> tuple[dict[str, Calibration], str]:
 
 
 def _to_json(calibration: Calibration) -> dict[str, Any]:
-    weights = {
-        name: np.round(np.asarray(w, np.float64), 5).tolist() for name, w in calibration.weights._asdict().items()
-    }
-    return {"signals": list(calibration.signals), "confidence": list(calibration.confidence), "weights": weights}
+    table: dict[str, Any] = {"signals": list(calibration.signals), "confidence": list(calibration.confidence)}
+    table["weights"] = _rounded(calibration.weights)
+    if calibration.classifier is not None:
+        table["classifier"] = _rounded(calibration.classifier)
+    return table
+
+
+def _rounded(arrays: Weights | Classifier) -> dict[str, Any]:
+    return {name: np.round(np.asarray(array, np.float64), 5).tolist() for name, array in arrays._asdict().items()}
 
 
 def _from_json(table: dict[str, Any]) -> Calibration:
@@ -260,4 +273,16 @@ def _from_json(table: dict[str, Any]) -> Calibration:
     ):
         if array.shape != expected.shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {expected.shape}")
-    return Calibration(signals, weights, tuple(float(w) for w in table["confidence"]))
+    return Calibration(signals, weights, tuple(float(w) for w in table["confidence"]), _classifier(table, signals))
+
+
+def _classifier(table: dict[str, Any], signals: tuple[str, ...]) -> Classifier | None:
+    found = table.get("classifier")
+    if (found is not None) != any(name.startswith("classifier@") for name in signals):
+        raise ValueError("a classifier goes with its signal, and neither without the other")
+    if found is None:
+        return None
+    classifier = Classifier(*(np.asarray(found[name], np.float32) for name in Classifier._fields))
+    if classifier.weights.ndim != 2 or classifier.bias.shape != classifier.weights.shape[1:]:
+        raise ValueError(f"classifier has shapes {classifier.weights.shape} and {classifier.bias.shape}")
+    return classifier

@@ -85,7 +85,8 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes minutes."""
+Writes calibration.json into the model's folder, where align finds it. Takes a quarter of an hour on synthetic
+speech, minutes on a dozen recordings."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
@@ -400,6 +401,14 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--utterances", metavar="N", type=_COUNT, default=96, help="how many to learn from (default: %(default)s)"
+    )
+    command.add_argument(
+        "--frame-utterances",
+        metavar="N",
+        type=_number("a whole number, at least 0", 0.0, whole=True),
+        default=800,
+        help="how many others to learn the classifier of frames from; with fewer than 100 the model keeps the one "
+        "it has, if any (default: %(default)s)",
     )
     command.add_argument(
         "--steps", metavar="N", type=_COUNT, default=200, help="iterations for each method (default: %(default)s)"

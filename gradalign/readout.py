@@ -14,6 +14,7 @@ from gradalign._types import Method
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
 from gradalign.cache import by_shape
+from gradalign.classifier import Classifier, block_of, log_probs, name_of
 from gradalign.clock import part
 from gradalign.compressed import UNSURE, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.errors import AlignmentError
@@ -21,8 +22,9 @@ from gradalign.evidence import attention_scores, ctc_scores, log_saliency, norma
 from gradalign.gradients import Reduction
 from gradalign.lattice import Topology, check_feasible
 from gradalign.nn.aed import FEATURES_LEAF
+from gradalign.nn.config import AEDConfig
 from gradalign.pieces import Piece, joined, pieces
-from gradalign.signals import CUES, OF_CTC, Signals, family, signal_names
+from gradalign.signals import CUES, LEAST, OF_CTC, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
@@ -137,6 +139,7 @@ def read_signals(
     names: tuple[str, ...] | None = None,
     *,
     exact: bool = False,
+    classifier: Classifier | None = None,
 ) -> Signals:
     """What `gradalign.signals` gives for one recording, on the host and without padding.
 
@@ -148,13 +151,69 @@ def read_signals(
         bundle: The model.
         features: Log-mel frames.
         labels: Names of the transcript's labels.
-        names: Which signals; None for all.
+        names: Which signals; None for all of the network's, and that of the classifier if there is one.
         exact: Whether gradients are followed through the whole recording anyway.
+        classifier: Of frames; needed where its signal is asked for, together with others.
+
+    Raises:
+        AlignmentError: If the signal of a classifier is asked for and there is none, or one of another model.
     """
-    names = signal_names(bundle.network.config) if names is None else names
+    own = name_of(bundle.network.config)
+    if names is None:
+        names = names_of(bundle.network.config, classifier)
+    if own in names:
+        classifier = _checked(bundle, classifier)
+        others = tuple(name for name in names if name != own)
+        seen = read_signals(bundle, features, labels, others, exact=exact)
+        return _classified(seen, names.index(own), bundle, features, labels, classifier)
     if "ctc" in names and len(names) > 1 and _is_long(bundle, features):
         return _in_pieces(bundle, features, labels, names, exact=exact)
     return _read(bundle, features, labels, names, exact=exact)
+
+
+def _classified(
+    seen: Signals,
+    at: int,
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: tuple[str, ...],
+    classifier: Classifier,
+) -> Signals:
+    """Signals with that of the classifier at its place among them, and its silence among the cues."""
+    with part("encode"):
+        found = np.maximum(frame_log_probs(bundle, features, classifier), LEAST)
+    cues = np.array(seen.cues)
+    cues[CUES.index("no-phone")] = found[:, 0]
+    row = found[:, bundle.ids(labels)].T[None]
+    scores = np.concatenate([seen.scores[:at], row, seen.scores[at:]])
+    return seen._replace(scores=scores, cues=cues)
+
+
+def _checked(bundle: Bundle, classifier: Classifier | None) -> Classifier:
+    """The classifier, if it is one for this model."""
+    expected = (bundle.network.config.dim, len(bundle.labels) + 1)
+    if classifier is None or np.shape(classifier.weights) != expected:
+        got = "none" if classifier is None else f"one for {np.shape(classifier.weights)}"
+        raise AlignmentError(
+            f"the calibration is of another model: expected a classifier for {expected} numbers and symbols, "
+            f"got {got}; calibrate the model anew"
+        )
+    return classifier
+
+
+def frame_log_probs(
+    bundle: Bundle, features: Float[np.ndarray, "frames mels"], classifier: Classifier
+) -> Float[np.ndarray, "frames symbols"]:
+    """Log-probability of silence and of each label at each frame, see `gradalign.classifier`.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames of a recording that the model takes in one piece.
+        classifier: Of its frames.
+    """
+    graph, state = nnx.split(bundle.network)
+    padded, n_frames, _ = pad(features, bundle.ids(()))
+    return np.asarray(_frame_log_probs(graph, state, padded, n_frames, classifier))[: len(features)]
 
 
 def _is_long(bundle: Bundle, features: np.ndarray) -> bool:
@@ -231,6 +290,20 @@ def ctc_log_probs(
     return np.concatenate(parts)
 
 
+def middle_states(
+    bundle: Bundle, features: Float[np.ndarray, "frames mels"]
+) -> Float[np.ndarray, "encoder_frames dim"]:
+    """What `gradalign.classifier` learns from: output of the block in the middle of the encoder.
+
+    Args:
+        bundle: The model.
+        features: Log-mel frames of a recording that the model takes in one piece.
+    """
+    graph, state = nnx.split(bundle.network)
+    padded, n_frames, _ = pad(features, bundle.ids(()))
+    return np.asarray(_middle(graph, state, padded, n_frames))[: n_frames_at(n_frames, 0, bundle)]
+
+
 class AllSignals(NamedTuple):
     """All signals of one recording, for every method that weighs some of them.
 
@@ -243,20 +316,32 @@ class AllSignals(NamedTuple):
     apart: Signals
 
 
-def read_all(bundle: Bundle, features: Float[np.ndarray, "frames mels"], labels: tuple[str, ...]) -> AllSignals:
-    """What `read_signals` gives for methods with and without the CTC head."""
-    together = read_signals(bundle, features, labels)
+def names_of(config: AEDConfig, classifier: Classifier | None) -> tuple[str, ...]:
+    """Names of the signals that `read_all` gives, in its order."""
+    return (*signal_names(config), *([name_of(config)] if classifier is not None else []))
+
+
+def read_all(
+    bundle: Bundle,
+    features: Float[np.ndarray, "frames mels"],
+    labels: tuple[str, ...],
+    classifier: Classifier | None = None,
+) -> AllSignals:
+    """What `read_signals` gives for methods with and without the CTC head; the latter have no classifier."""
+    together = read_signals(bundle, features, labels, classifier=classifier)
     if float(together.missed) == 0.0 and not _is_long(bundle, features):
         return AllSignals(together, together)
     return AllSignals(together, _read(bundle, features, labels, signal_names(bundle.network.config), exact=True))
 
 
 def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
-    """Some of the signals in the order asked for; without the CTC head's, nothing is known of its blank either."""
+    """Some of the signals in the order asked for; of heads that are not among them, no cue is known either."""
     source = seen.together if "ctc" in chosen else seen.apart
     cues = np.array(source.cues, np.float32)
     if "ctc" not in chosen:
         cues[[CUES.index(name) for name in OF_CTC]] = 0.0
+    if not any(family(name) == "classifier" for name in chosen):
+        cues[CUES.index("no-phone")] = 0.0
     rows = [names.index(name) for name in chosen]
     return Signals(np.asarray(source.scores, np.float32)[rows], cues, np.asarray(source.sure, np.float32))
 
@@ -285,6 +370,19 @@ def _by_ctc(graph, state, features, n_frames, labels):
     network = nnx.merge(graph, state)
     seen = chosen_signals(network, features, labels, n_frames, names=("ctc",), chunk=1)
     return seen, *coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
+
+
+@partial(by_shape, static_argnames=("graph",))
+def _middle(graph, state, features, n_frames):
+    network = nnx.merge(graph, state)
+    return network.to_depth(features, block_of(network.config), n_frames)
+
+
+@partial(by_shape, static_argnames=("graph",))
+def _frame_log_probs(graph, state, features, n_frames, classifier):
+    states = _middle(graph, state, features, n_frames)
+    factor = nnx.merge(graph, state).config.subsampling
+    return log_probs(classifier, states, factor, features.shape[0], -(-n_frames // factor))
 
 
 @partial(by_shape, static_argnames=("graph", "names", "windows"))

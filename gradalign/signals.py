@@ -25,10 +25,11 @@ BANDS = 4
 LEAST = -12.0
 """Log-probabilities below this count as this: how sure the model is of something else says nothing about here."""
 
-CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "level", "blank", "blank-around")
+CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "level", "blank", "blank-around", "no-phone")
 """Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
 and the loud parts of the recording, the CTC head's blank (log), and the least probability of blank within `AROUND`
-frames, which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter."""
+frames, which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter; and the silence of
+`gradalign.classifier` (log), 0 where no classifier is asked."""
 
 OF_CTC = ("blank", "blank-around")
 """Cues that are read off the CTC head."""
@@ -121,17 +122,17 @@ def signals(
     if "attention" in families:
         parts += [to_fine(attention_scores(heads.mean(0), n_frames=n_encoder)) for heads in seen.attention]
     parts = [_centred(part, real) for part in parts]
-    blanks = jnp.zeros((len(OF_CTC), rows))
+    of_heads = jnp.zeros((len(OF_CTC) + 1, rows))
     if "ctc" in families:
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
         parts.append(to_fine(jnp.maximum(heard, LEAST)))
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
-        blanks = jnp.stack([blank, jnp.exp(_least_around(blank))])
+        of_heads = jnp.stack([blank, jnp.exp(_least_around(blank)), jnp.zeros(rows)])
     entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
     said = jnp.take_along_axis(seen.log_probs, labels[:, None], axis=1)[:, 0]
     return Signals(
         jnp.where(real, jnp.stack(parts), 0.0),
-        _cues(features, blanks, real),
+        _cues(features, of_heads, real),
         jnp.stack([jnp.maximum(said, LEAST), -entropy], axis=1),
         seen.missed,
     )
@@ -224,7 +225,7 @@ def _sizes(gradient: Leaves):
 
 
 def _cues(
-    features: Float[Array, "frames mels"], blanks: Float[Array, "blanks frames"], real: Bool[Array, " frames"]
+    features: Float[Array, "frames mels"], of_heads: Float[Array, "heads frames"], real: Bool[Array, " frames"]
 ) -> Float[Array, "cues frames"]:
     energy = jax.nn.logsumexp(features, axis=1) - np.float32(np.log(features.shape[1]))
     parts = [part.mean(1) for part in jnp.array_split(features, BANDS, axis=1)]
@@ -238,7 +239,7 @@ def _cues(
     # Where a recording is quiet, whatever noise there is: 0 there, 1 where it is loud.
     quiet = percentile_of(energy, 5.0, real)
     level = jnp.clip((energy - quiet) / jnp.maximum(loud[0] - quiet, 1.0), 0.0, 1.0)
-    return jnp.where(real, jnp.concatenate([relative, change[None], level[None], blanks]), 0.0)
+    return jnp.where(real, jnp.concatenate([relative, change[None], level[None], of_heads]), 0.0)
 
 
 def _least_around(values: Float[Array, " frames"]) -> Float[Array, " frames"]:

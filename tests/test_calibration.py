@@ -267,11 +267,11 @@ def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):
         for _ in range(2)
     )
     whole = AllSignals(together, seen)
-    np.testing.assert_allclose(picked(whole, ("ctc",), names).cues, together.cues, rtol=1e-6)
+    np.testing.assert_allclose(picked(whole, ("ctc",), names).cues[:-1], together.cues[:-1], rtol=1e-6)
     part = picked(whole, ("attention-2", "gradient@stem"), names)
     np.testing.assert_allclose(part.scores[0], seen.scores[names.index("attention-2")], rtol=1e-6)
     assert not part.cues[[CUES.index(name) for name in OF_CTC]].any()
-    assert part.cues[:-2] == pytest.approx(seen.cues[:-2])
+    assert part.cues[: CUES.index("blank")] == pytest.approx(seen.cues[: CUES.index("blank")])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import soundfile
 from flax import nnx
 
 from gradalign import bundle as bundles
-from gradalign import io
+from gradalign import calibrate as calibrating
+from gradalign import calibration, io
 from gradalign.bundle import Bundle
+from gradalign.classifier import Classifier, name_of
+from gradalign.errors import FormatError
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
@@ -46,6 +49,53 @@ def test_a_calibration_is_learnt_written_and_used(run_command):
     status, out, err = run_command("calibrate", "tiny", *options)
     assert (status, out) == (1, "")
     assert "tiny/calibration.json: exists already and was kept; pass --overwrite" in err
+
+
+def test_a_few_recordings_leave_the_classifier_of_frames_as_it_is(run_command, rng):
+    own = Classifier(rng.normal(size=(CONFIG.dim, len(PHONES) + 1)), rng.normal(size=len(PHONES) + 1))
+    names = ("ctc", name_of(CONFIG))
+    calibration.save(
+        {"calibrated": calibration.Calibration(names, calibration.initial(2), (), own)},
+        "tiny/calibration.json",
+        about="",
+    )
+    options = ("--data", "timed.jsonl", "--utterances", "2", "--steps", "1", "-o", "mine.json")
+    status, _, err = run_command("calibrate", "tiny", *options)
+    assert (status, err) == (0, "")
+    found = calibration.load("mine.json")[0]["calibrated"].classifier
+    assert found is not None
+    assert abs(found.weights - own.weights).max() < 1e-5
+    assert run_command("align", "rec.wav", "the cat", "--model", "tiny", "--calibration", "mine.json")[0] == 0
+
+
+def test_weights_and_classifier_are_learnt_from_different_recordings(run_command, monkeypatch):
+    monkeypatch.setattr("gradalign.calibrate.FEWEST", 1)
+    seen = []
+    real = calibrating.read
+    monkeypatch.setattr(calibrating, "read", lambda one, bundle: seen.append(one.id) or real(one, bundle))
+    options = ("--utterances", "2", "--frame-utterances", "5", "--steps", "1")
+    status, out, err = run_command("calibrate", "tiny", "--data", "timed.jsonl", "timed.jsonl", *options)
+    assert (status, err) == (0, "")
+    assert sorted(seen) == ["a", "b", "c"]  # two for the weights, the third for the classifier, none twice
+    assert "2 recordings of me; the classifier of frames on 1 others" in out
+
+
+def test_synthetic_speech_for_the_classifier_says_other_sentences(run_command, monkeypatch):
+    texts = {}
+
+    def first(chosen, folder, settings):
+        texts[folder.name] = (settings.seed, list(chosen))
+        if folder.name == "1":
+            raise FormatError("enough")
+        return ()
+
+    monkeypatch.setattr("gradalign.synth.corpus.write", first)
+    monkeypatch.setattr("gradalign.synth.matching", lambda names: ("one", "two"))
+    assert run_command("calibrate", "tiny", "--utterances", "6", "--frame-utterances", "20")[0] == 1
+    (seed, weights), (other_seed, frames) = texts["0"], texts["1"]
+    assert (len(weights), len(frames)) == (3, 10)
+    assert not set(weights) & set(frames)
+    assert seed != other_seed
 
 
 @pytest.mark.parametrize(

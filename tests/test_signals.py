@@ -119,4 +119,8 @@ def test_a_part_is_what_the_whole_holds(tiny_bundle, features, seen, names):
 
 def test_loudness_changes_no_cue(tiny_bundle, features):
     louder = read_signals(tiny_bundle, features + 3.0, LABELS)
-    np.testing.assert_allclose(louder.cues[:-2], read_signals(tiny_bundle, features, LABELS).cues[:-2], atol=1e-4)
+    np.testing.assert_allclose(
+        louder.cues[: CUES.index("blank")],
+        read_signals(tiny_bundle, features, LABELS).cues[: CUES.index("blank")],
+        atol=1e-4,
+    )

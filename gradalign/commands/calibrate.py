@@ -10,6 +10,9 @@ from gradalign.errors import FormatError
 from gradalign.terminal import note, reporters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradalign.classifier import Classifier
     from gradalign.manifest import Utterance
 
 
@@ -24,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data and args.voices:
         args.parser.error("--voices are for synthetic speech, which is made only without --data")
     with tempfile.TemporaryDirectory() as scratch:
-        sources = args.data or [_calibration_speech(args, Path(scratch))]
-        utterances, about = _timed_speech(args, sources)
+        utterances, others, about = _timed_speech(args, Path(scratch))
         note(f"loading model {args.model}", quiet=args.quiet)
         prepare_jax()
         import numpy as np
@@ -36,22 +38,45 @@ def run(args: argparse.Namespace) -> int:
         from gradalign.calibrate import calibrate as learn
 
         bundle = load(args.model, calibrated=False)
-        timed = [read(utterance, bundle) for utterance in utterances]
+        timed, framed = ([read(utterance, bundle) for utterance in part] for part in (utterances, others))
         if not args.data:
             rng = np.random.default_rng(args.seed)
             rate = bundle.features.sample_rate
-            timed = [among_people(utterance, rng, sample_rate=rate) for utterance in timed]
+            timed, framed = (
+                [among_people(utterance, rng, sample_rate=rate) for utterance in part] for part in (timed, framed)
+            )
         report, status = reporters(quiet=args.quiet)
-        done = learn(bundle, timed, about=about, steps=args.steps, seed=args.seed, report=report, status=status)
+        done = learn(
+            bundle,
+            timed,
+            about=about,
+            framed=framed,
+            classifier=_own_classifier(args.model),
+            steps=args.steps,
+            seed=args.seed,
+            report=report,
+            status=status,
+        )
     note("", quiet=args.quiet)
-    calibration.save(done.calibrations, target, about=about)
+    calibration.save(done.calibrations, target, about=done.calibrated_on)
     if not args.quiet:
-        print(f"{target}: learnt on {about}")
+        print(f"{target}: learnt on {done.calibrated_on}")
     return 0
 
 
-def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:
-    """Synthetic speech to calibrate on."""
+def _own_classifier(model: str) -> "Classifier | None":
+    """The classifier of frames that the model has; none if it has no calibration that can be read, or is of another."""
+    from gradalign.bundle import load
+    from gradalign.calibration import classifier_of
+
+    try:
+        return classifier_of(load(model).calibrations)
+    except FormatError:
+        return None
+
+
+def _calibration_speech(args: argparse.Namespace, folder: Path) -> list[list[Path]]:
+    """Manifests of synthetic speech to calibrate on, and of other sentences for the classifier of frames."""
     from gradalign import synth as engines
     from gradalign.synth import corpus
     from gradalign.synth.augment import parse
@@ -61,31 +86,57 @@ def _calibration_speech(args: argparse.Namespace, folder: Path) -> Path:
     except ValueError as error:
         args.parser.error(str(error))
     texts, _ = corpus.read_texts([corpus.SENTENCES])
-    share = -(-args.utterances // len(voices))
-    settings = corpus.Settings(voices, args.seed, True, parse(["room", "band", "pitch"]), False)
-    for last in corpus.write(texts[:: max(1, len(texts) // share)][:share], folder, settings):
-        note(f"speaking: {last.utterances} of {args.utterances} sentences", quiet=args.quiet)
+    augmentation = parse(["room", "band", "pitch"])
+    parts: list[list[Path]] = []
+    for number, wanted in enumerate((args.utterances, args.frame_utterances)):
+        share = min(-(-wanted // len(voices)), len(texts))
+        chosen = texts[:: max(1, len(texts) // max(share, 1))][:share]
+        part = folder / str(number)
+        settings = corpus.Settings(voices, args.seed + number, True, augmentation, False)
+        for last in corpus.write(chosen, part, settings) if chosen else ():
+            note(f"speaking: {last.utterances} of {len(chosen) * len(voices)} sentences", quiet=args.quiet)
+        parts.append([part / "manifest.jsonl"] if chosen else [])
+        texts = [text for text in texts if text not in chosen]
     note("", quiet=args.quiet)
-    return folder / "manifest.jsonl"
+    return parts
 
 
-def _timed_speech(args: argparse.Namespace, sources: "list[Path]") -> "tuple[list[Utterance], str]":
-    """Utterances with times, as many as asked for and drawn by the seed; and what they are, in words."""
+def _timed_speech(args: argparse.Namespace, scratch: Path) -> "tuple[list[Utterance], list[Utterance], str]":
+    """Utterances with times, as many as asked for and drawn by the seed; others for frames; and what all of it is."""
     import random
 
-    from gradalign import manifest
-
-    found = [u for source in sources for u in manifest.read(source)]
-    timed = [u for u in found if u.phones and u.words]
-    if not timed:
-        raise FormatError(
-            f"{', '.join(map(str, sources))}: none of {len(found)} utterances has times of both phones and words; "
-            "expected a manifest of gradalign synth, or recordings with TextGrids beside them"
+    draw = random.Random(args.seed)
+    if args.data:
+        # A recording that is listed twice must not be in both parts.
+        timed = list({(u.audio.resolve(), u.start, u.id): u for u in _with_times(args.data)}.values())
+        draw.shuffle(timed)
+        chosen, others = timed[: args.utterances], timed[args.utterances :][: args.frame_utterances]
+    else:
+        chosen, others = (
+            draw.sample(part, min(wanted, len(part)))
+            for part, wanted in zip(
+                map(_with_times, _calibration_speech(args, scratch)),
+                (args.utterances, args.frame_utterances),
+                strict=True,
+            )
         )
-    chosen = random.Random(args.seed).sample(timed, min(args.utterances, len(timed)))
     speakers = sorted({u.speaker for u in chosen if u.speaker})
     kind = "recordings" if args.data else "synthetic utterances"
     named = (
         f" of {', '.join(speakers)}" if 0 < len(speakers) <= 12 else f" of {len(speakers)} speakers" * bool(speakers)
     )
-    return chosen, f"{len(chosen)} {kind}{named}"
+    return chosen, others, f"{len(chosen)} {kind}{named}"
+
+
+def _with_times(sources: "Sequence[Path]") -> "list[Utterance]":
+    """The utterances of corpora that have times of phones and words; none of no corpora."""
+    from gradalign import manifest
+
+    found = [u for source in sources for u in manifest.read(source)]
+    timed = [u for u in found if u.phones and u.words]
+    if sources and not timed:
+        raise FormatError(
+            f"{', '.join(map(str, sources))}: none of {len(found)} utterances has times of both phones and words; "
+            "expected a manifest of gradalign synth, or recordings with TextGrids beside them"
+        )
+    return timed
