@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _own_classifier(model: str) -> "Classifier | None":
-    """The classifier of frames that the model has; none if it has no calibration that can be read, or is of another."""
-    from gradalign.bundle import load
-    from gradalign.calibration import classifier_of
+    """The classifier of frames that the model has; none if it has no calibration that can be read."""
+    from gradalign import calibration
+    from gradalign.bundle import CALIBRATION, folder_of
 
     try:
-        return classifier_of(load(model).calibrations)
+        return calibration.classifier_of(calibration.load(folder_of(model) / CALIBRATION)[0])
     except FormatError:
         return None
 
