@@ -192,7 +192,7 @@ def main() -> None:
         recordings += from_voices(args.limit)
     if not recordings:
         parser.error("nothing to recognise: give --manifest, or install flite and festival for synthetic speech")
-    bundle = load(args.model)
+    bundle = load(args.model, calibrated=False)
     rows = measure(recordings, hear(recordings, bundle, args.beam))
     show(rows)
     if args.json:

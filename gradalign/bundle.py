@@ -5,6 +5,7 @@ them. Nothing in it is executed.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,18 +125,29 @@ def folder_of(name_or_path: str | Path) -> Path:
     )
 
 
-def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True, precision: Precision = "float32") -> Bundle:
+def load(
+    name_or_path: str | Path = DEFAULT,
+    *,
+    calibrated: bool = True,
+    calibration: str | Path | None = None,
+    precision: Precision = "float32",
+) -> Bundle:
     """Load a model by its name or folder. Touches no network and executes nothing from the folder.
 
     Args:
         name_or_path: A folder, or the name of a model that comes with the package.
         calibrated: Whether to read what it has learnt from times, too; without, it can be learnt anew.
+        calibration: A file of that in place of the model's own.
         precision: What it computes in. "bfloat16" is for devices that are faster with it; CPUs are slower.
 
     Raises:
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
-            config do not belong together; all missing, extra and misshapen parameters are named.
+            config do not belong together; all missing, extra and misshapen parameters are named. Or if what it
+            has learnt from times was learnt for other parameters.
+        ValueError: If a calibration is given and none is wanted.
     """
+    if calibration is not None and not calibrated:
+        raise ValueError(f"a calibration goes with calibrated=True, got {calibration} and False")
     folder = folder_of(name_or_path)
     config = _read_config(folder / "config.json")
     try:
@@ -158,10 +170,13 @@ def load(name_or_path: str | Path = DEFAULT, *, calibrated: bool = True, precisi
             f"{network_config.n_mels}"
         )
     params = folder / "params.safetensors"
-    network = _fill(network_config, _read_params(params), params, precision)
-    card, calibration = folder / "card.md", folder / CALIBRATION
+    arrays = _read_params(params)
+    network = _fill(network_config, arrays, params, precision)
+    card, own = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
-    learnt, about = calibrations.load(calibration) if calibrated and calibration.is_file() else ({}, "")
+    learnt, about = {}, ""
+    if calibrated and (calibration is not None or own.is_file()):
+        learnt, about = calibrations.load(calibration or own, network=fingerprint(arrays))
     return Bundle(name, network, features, labels, limit, text, learnt, about, order)
 
 
@@ -198,8 +213,14 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
     if bundle.card:
         write_text(folder / "card.md", bundle.card, overwrite=True)
+    own, network = folder / CALIBRATION, fingerprint(params)
     if bundle.calibrations:
-        calibrations.save(bundle.calibrations, folder / CALIBRATION, about=bundle.calibrated_on)
+        calibrations.save(bundle.calibrations, own, about=bundle.calibrated_on, network=network)
+    elif own.is_file():
+        try:
+            calibrations.load(own, network=network)
+        except FormatError:
+            own.unlink()  # that of the parameters which were here before
 
 
 def save_time_order(order: TimeOrder, folder: str | Path) -> None:
@@ -217,6 +238,20 @@ def flat_params(network: nnx.Module) -> dict[str, jax.Array]:
     """The parameters of a network by dotted path."""
     state = nnx.to_flat_state(nnx.state(network, nnx.Param))
     return {".".join(map(str, path)): variable[...] for path, variable in state}
+
+
+def fingerprint(params: Mapping[str, np.ndarray | jax.Array]) -> str:
+    """A short name for these parameters, the same whether they are kept in float32 or float16.
+
+    Args:
+        params: By dotted path, as `flat_params` gives them.
+    """
+    found = hashlib.sha256()
+    with np.errstate(over="ignore"):  # those of a run that diverged are infinite in float16
+        for name in sorted(params):
+            found.update(name.encode())
+            found.update(np.asarray(params[name]).astype(np.float16).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

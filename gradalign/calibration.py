@@ -24,7 +24,7 @@ from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
-FORMAT, VERSION = "gradalign-calibration", 3
+FORMAT, VERSION = "gradalign-calibration", 4
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 
@@ -212,27 +212,33 @@ def true_path(edges: Float[np.ndarray, "labels 2"], n_frames: int) -> Int[np.nda
     return path
 
 
-def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: str) -> None:
+def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: str, network: str) -> None:
     """Write the calibrations of a model, by method, as one JSON file.
 
     Args:
         calibrations: Each by the name of its method.
         path: The file, replaced in one step if it is there.
         about: On what they were learnt, in words.
+        network: Of which parameters, as `gradalign.bundle.fingerprint` gives it.
 
     Raises:
         FormatError: If it cannot be written.
     """
     table = {name: _to_json(calibration) for name, calibration in calibrations.items()}
-    content = {"format": FORMAT, "version": VERSION, "about": about, "cues": CUES, "calibrations": table}
+    content = {"format": FORMAT, "version": VERSION, "about": about, "network": network, "cues": CUES}
+    content |= {"calibrations": table}
     write_text(path, json.dumps(content) + "\n", overwrite=True)
 
 
-def load(path: str | Path) -> tuple[dict[str, Calibration], str]:
+def load(path: str | Path, *, network: str) -> tuple[dict[str, Calibration], str]:
     """Read the calibrations of a model, and on what they were learnt.
 
+    Args:
+        path: The file.
+        network: The parameters they are to be used with, as `gradalign.bundle.fingerprint` gives it.
+
     Raises:
-        FormatError: If the file cannot be read, is none of calibrations, or of another version.
+        FormatError: If the file cannot be read, is none of calibrations, of another version, or of other parameters.
     """
     try:
         content: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
@@ -244,11 +250,14 @@ def load(path: str | Path) -> tuple[dict[str, Calibration], str]:
             raise ValueError(
                 f"expected the cues {', '.join(CUES)}, got {', '.join(content.get('cues', ['none named']))}"
             )
+        if content["network"] != network:
+            raise ValueError(f"learnt for parameters {content['network']}, and those of this model are {network}")
         found = {name: _from_json(table) for name, table in content["calibrations"].items()}
         return found, str(content["about"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(
-            f"{path}: no calibration that this gradalign can read ({error}); make it anew with gradalign calibrate"
+            f"{path}: no calibration for this model and this gradalign ({error}); make it anew with gradalign "
+            "calibrate, or leave it out and align by a plain method"
         ) from error
 
 

@@ -169,6 +169,38 @@ def test_scanned_blocks_are_a_loop_over_blocks(network, one):
     np.testing.assert_allclose(found, x, atol=1e-5)
 
 
+def test_gradients_of_training_are_those_of_a_loop_over_blocks(one):
+    """With dropout, a pause of the way down at a block in the middle, and nothing computed twice."""
+    config = AEDConfig(
+        n_mels=20, vocabulary=5, dim=16, heads=2, encoder_layers=3, decoder_layers=1, feed_forward_dim=32,
+        conv_kernel=5, stem_channels=4, dropout=0.3,
+    )  # fmt: skip
+    network = AED(config, rngs=nnx.Rngs(0))
+    stem = jax.random.normal(jax.random.key(1), (6, 16))
+    valid = jnp.arange(6) < 5
+    whole, all_state = nnx.split(network.encoder)
+    graph, _ = nnx.split(network.encoder.blocks)
+    parts = ((0, 2, jax.random.key(2)), (2, 3, jax.random.key(3)))
+
+    def scanned(all_state, x):
+        encoder = nnx.merge(whole, all_state)
+        for start, stop, key in parts:
+            x, _ = encoder.run_blocks(x, valid, start=start, stop=stop, key=key)
+        return (x**3).sum()
+
+    def looped(all_state, x):
+        state = all_state["blocks"]
+        for start, stop, key in parts:
+            for k, block_key in zip(range(start, stop), jax.random.split(key, stop - start), strict=True):
+                block = nnx.merge(graph, jax.tree.map(lambda leaf, k=k: leaf[k], state))
+                x, _ = block(x, valid, block_key)
+        return (x**3).sum()
+
+    found, expected = (jax.grad(f, argnums=(0, 1))(all_state, stem) for f in (scanned, looped))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_later_labels_change_no_score(network, one):
     features, labels = one
     score = jax.jit(network.label_log_probs)

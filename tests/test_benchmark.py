@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from gradalign.bundle import Bundle
 from gradalign.error_rate import edit_distance
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
+from gradalign.manifest import read_manifest
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
 from gradalign.recognition import recognise
+from gradalign.transcript import Transcript
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPT = BENCHMARKS / "accuracy.py"
@@ -139,3 +142,60 @@ def test_bars_say_what_holds(monkeypatch: pytest.MonkeyPatch):
         "librispeech (silver-hmm), ctc: word TSE, ms": (40, 36, False),
         "librispeech (silver-hmm): word TSE of calibrated against calibrated-ctc, ms": (20, pytest.approx(10), False),
     }
+
+
+def test_transcribe_keeps_the_proposal_that_the_model_hears_and_loses_nothing_to_a_broken_file(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A made-up PocketSphinx proposes four texts, and a made-up CTC head hears the phones of the third."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    said = Transcript.from_text("the cat sat").labels
+    config = AEDConfig(
+        dim=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward_dim=32, conv_kernel=5, stem_channels=4
+    )
+    model = Bundle("random", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
+    bundles.save(model, tmp_path / "model")
+    emissions = np.full((3 * len(said), len(PHONES) + 1), -9.0)
+    emissions[:, 0] = -1.0
+    emissions[np.arange(1, 3 * len(said), 3), model.ids(said)] = 0.0
+
+    class Decoder:
+        def __init__(self, **_: object) -> None:
+            self.start_utt = self.end_utt = lambda: None
+
+        def process_raw(self, data: bytes, **_: object) -> None:
+            assert abs(np.frombuffer(data, np.int16)).max() == pytest.approx(0.7 * 32767, abs=1)
+
+        def hyp(self) -> SimpleNamespace:
+            return SimpleNamespace(hypstr="the dog sat")
+
+        def nbest(self) -> list[SimpleNamespace | None]:
+            return [None, SimpleNamespace(hypstr="the cat sat"), SimpleNamespace(hypstr=""), self.hyp()]
+
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=Decoder, __spec__=object()))
+    monkeypatch.setattr("gradalign.readout.ctc_log_probs", lambda bundle, features: emissions)
+    samples = (0.01 * rng.normal(size=16_000)).astype(np.float32)
+    soundfile.write(tmp_path / "7-a.wav", samples, 16_000, subtype="FLOAT")
+    (tmp_path / "8-b.wav").write_bytes(b"no sound")
+    out = tmp_path / "found.jsonl"
+    command = ["transcribe.py", *(str(tmp_path / name) for name in ("8-b.wav", "7-a.wav"))]
+    command += ["--model", str(tmp_path / "model"), "-o", str(out)]
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(BENCHMARKS / "transcribe.py"), run_name="__main__")
+        return int(end.value.code or 0)
+
+    assert run() == 1
+    assert "8-b.wav left out" in capsys.readouterr().err
+    (only,) = read_manifest(out)
+    assert (only.text, only.id, only.speaker, only.set, only.duration) == ("the cat sat", "7-a", "7", "transcribed", 1)
+    assert run() == 1
+    assert "exists already and was kept" in capsys.readouterr().err
+    assert run("--overwrite", "--farthest", "0") == 1
+    assert "no transcript came near enough" in capsys.readouterr().err
+    assert len(read_manifest(out)) == 1
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    assert run() == 2
+    assert 'pip install ".[bench]"' in capsys.readouterr().err

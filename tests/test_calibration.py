@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gradalign import bundle as bundles
 from gradalign.aligner import align
@@ -27,6 +28,7 @@ from gradalign.calibration import (
 )
 from gradalign.errors import AlignmentError, FormatError
 from gradalign.lattice import Topology, viterbi
+from gradalign.nn.aed import AED
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, picked
 from gradalign.signals import CUES, OF_CTC, Signals, signal_names
@@ -280,21 +282,48 @@ def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):
         (lambda c: c.update(version=9), "version 9"),
         (lambda c: c["calibrations"]["x"]["weights"].pop("taps"), "taps"),
         (lambda c: c["calibrations"]["x"]["signals"].append("more"), "taps has shape"),
+        (lambda c: c.update(network="other"), "learnt for parameters other, and those of this model are this"),
         (lambda c: c.clear(), "format"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path, change, message):
     path = tmp_path / "calibration.json"
-    save({"x": Calibration(("a", "b"), initial(2))}, path, about="x")
-    found, about = load(path)
+    save({"x": Calibration(("a", "b"), initial(2))}, path, about="x", network="this")
+    found, about = load(path, network="this")
     assert (about, found["x"].signals) == ("x", ("a", "b"))
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(FormatError, match=message):
-        load(path)
+        load(path, network="this")
     with pytest.raises(FormatError, match="no calibration"):
-        load(tmp_path / "none.json")
+        load(tmp_path / "none.json", network="this")
+
+
+def test_a_calibration_goes_with_its_parameters_alone(tiny_bundle, tmp_path):
+    learnt = {"calibrated-ctc": Calibration(("ctc",), initial(1))}
+    bundles.save(dataclasses.replace(tiny_bundle, calibrations=learnt), tmp_path / "full")
+    # Kept in half precision the parameters are the same.
+    bundles.save(bundles.load(tmp_path / "full"), tmp_path / "half", dtype=np.float16)
+    assert set(bundles.load(tmp_path / "half").calibrations) == set(learnt)
+    assert bundles.load(tmp_path / "half", calibration=tmp_path / "full" / "calibration.json").calibrations
+    assert bundles.load(tmp_path / "half", precision="bfloat16").calibrations
+    # Parameters saved again without it keep what was learnt for them.
+    bundles.save(bundles.load(tmp_path / "half", calibrated=False), tmp_path / "half", dtype=np.float16)
+    assert bundles.load(tmp_path / "half").calibrations
+    mine = tmp_path / "mine.json"
+    mine.write_bytes((tmp_path / "full" / "calibration.json").read_bytes())
+    other = AED(tiny_bundle.network.config, rngs=nnx.Rngs(9))
+    bundles.save(dataclasses.replace(tiny_bundle, network=other, calibrations={}), tmp_path / "full")
+    assert bundles.load(tmp_path / "full").calibrations == {}  # the file of before went with its parameters
+    with pytest.raises(FormatError, match="learnt for parameters"):
+        bundles.load(tmp_path / "full", calibration=mine)
+    mine.rename(tmp_path / "full" / "calibration.json")
+    with pytest.raises(FormatError, match="learnt for parameters"):
+        bundles.load(tmp_path / "full")
+    assert bundles.load(tmp_path / "full", calibrated=False).calibrations == {}
+    with pytest.raises(ValueError, match="goes with calibrated=True"):
+        bundles.load(tmp_path / "full", calibrated=False, calibration=mine)
 
 
 def test_a_saved_model_without_calibration_has_none(tiny_bundle, tmp_path):

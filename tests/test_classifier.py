@@ -116,18 +116,25 @@ def test_a_classifier_that_is_missing_or_of_another_model_is_refused(tiny_bundle
 
 def test_it_is_kept_with_the_calibration(tmp_path, classifier):
     path = tmp_path / "calibration.json"
-    save({"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2), (), classifier)}, path, about="x")
-    found = load(path)[0]["calibrated"].classifier
+    save(
+        {"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2), (), classifier)},
+        path,
+        about="x",
+        network="n",
+    )
+    found = load(path, network="n")[0]["calibrated"].classifier
     assert found is not None
     np.testing.assert_allclose(found.weights, classifier.weights, atol=1e-5)
     np.testing.assert_allclose(found.bias, classifier.bias, atol=1e-5)
-    save({"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2))}, path, about="x")
+    save({"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2))}, path, about="x", network="n")
     with pytest.raises(FormatError, match="neither without the other"):
-        load(path)
+        load(path, network="n")
     broken = Classifier(classifier.weights, classifier.bias[1:])
-    save({"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2), (), broken)}, path, about="x")
+    save(
+        {"calibrated": Calibration(("ctc", "classifier@block-1"), initial(2), (), broken)}, path, about="x", network="n"
+    )
     with pytest.raises(FormatError, match="classifier has shapes"):
-        load(path)
+        load(path, network="n")
 
 
 def spoken(samples: np.ndarray, word: str = "back", labels: tuple[str, ...] = ("B", "A", "K")) -> TimedUtterance:

@@ -369,9 +369,11 @@ def test_wrong_usage_is_status_2_and_says_what_is_expected(gradalign_, model, ar
     assert re.search(message, err.splitlines()[-1]), err
 
 
-def test_an_option_that_would_be_without_effect_is_wrong_usage(gradalign_):
+def test_an_option_that_would_be_without_effect_is_wrong_usage(gradalign_, model):
     record("rec.wav")
-    calibration.save({"calibrated": calibration.Calibration(("ctc",), calibration.initial(1))}, "c.json", about="")
+    network = bundles.fingerprint(bundles.flat_params(bundles.load(model).network))
+    learnt = {"calibrated": calibration.Calibration(("ctc",), calibration.initial(1))}
+    calibration.save(learnt, "c.json", about="", network=network)
     for options, message in (
         (("--method", "gradient"), "--calibration goes with a calibrated method, got 'gradient'"),
         (("--leaf", "encoder"), "--calibration goes with a calibrated method, got 'gradient'"),

@@ -65,6 +65,7 @@ def test_changes_are_lines_of_toml(tmp_path: Path):
             {"data": SOURCE, "network": {"positions": "odd"}},
             r"network\.positions must be one of relative, absolute, both, none, got 'odd'",
         ),
+        ({"data": SOURCE, "optimizer": {"method": "sgd"}}, r"optimizer\.method must be one of adamw, muon, got 'sgd'"),
         (
             {"data": SOURCE, "optimizer": {"schedule": "flat"}},
             r"optimizer\.schedule must be one of cosine, inverse_sqrt, got 'flat'",

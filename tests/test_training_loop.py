@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,8 +156,6 @@ def test_a_killed_process_resumes_bit_for_bit(unbroken, recordings: Path, tmp_pa
 def test_a_finished_run_resumed_writes_its_last_model_again(
     unbroken, recordings: Path, config, tmp_path: Path, monkeypatch
 ):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
     shutil.rmtree(out / "models" / "last")
@@ -171,16 +170,17 @@ def test_a_finished_run_resumed_writes_its_last_model_again(
 
 
 def test_every_option_of_the_method_runs(recordings: Path, config, tmp_path: Path):
-    """No CTC head, remedies, saliency, bfloat16 and inverse square root, all in one run."""
+    """No CTC head, remedies, saliency, Muon, bfloat16 and inverse square root, all in one run that is broken once."""
     changed = dataclasses.replace(
         config,
         steps=3,
         loss=dataclasses.replace(config.loss, ctc=0.0, saliency=1.0, saliency_every=2, saliency_examples=2),
         remedies=RemedyConfig(self_attention_from=2, centre_attention_until=1, centre_attention_fade=1),
-        optimizer=dataclasses.replace(config.optimizer, precision="bfloat16", schedule="inverse_sqrt"),
+        optimizer=dataclasses.replace(config.optimizer, method="muon", precision="bfloat16", schedule="inverse_sqrt"),
         run=dataclasses.replace(config.run, report_every=1, dev_every=1, export_every=2),
     )
-    done = train(changed, tmp_path, data=recordings)
+    assert train(changed, tmp_path, data=recordings, stop_after=2).step == 2
+    done = train(changed, tmp_path, data=recordings, resume=True)
     assert (done.step, done.per) == (3, None)  # no CTC head, no error rate
     assert (tmp_path / "models" / "step-2").is_dir()
     assert all(value.dtype == np.float32 for value in params(tmp_path / "models" / "last").values())
@@ -238,7 +238,51 @@ def test_the_kept_model_is_a_running_mean_and_a_large_gradient_is_clipped(config
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_two_devices_compute_what_one_does(config, recordings: Path):
+def test_muon_steps_along_the_polar_factor_of_inner_matrices_and_as_adam_elsewhere(config):
+    muon = dataclasses.replace(config.optimizer, method="muon", warmup=0, clip=1e9, weight_decay=0.0)
+    _, start = nnx.split(AED(config.network, rngs=nnx.Rngs(0)))
+    keys = iter(jax.random.split(jax.random.key(0), 200))
+    grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), start)
+    taken = {}
+    adam = optax.adam(schedule(muon, 10), b2=muon.b2, nesterov=True)
+    for name, tx in (("muon", optimizer(muon, 10)), ("adam", adam)):
+        taken[name], _ = tx.update(grads, tx.init(start), start)
+    inner = 0
+    outer = set()
+    for (path, step), (_, plain), (_, grad) in zip(
+        *(jax.tree_util.tree_leaves_with_path(tree) for tree in (taken["muon"], taken["adam"], grads)), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        if np.allclose(step, plain, rtol=1e-5):
+            outer.add(name.removesuffix(".value"))
+            continue
+        inner += 1
+        steps, of_all = (np.reshape(tree, (-1, *step.shape[-2:])) for tree in (step, grad))
+        for one, of in zip(steps, of_all, strict=True):
+            left, _, right = np.linalg.svd(of, full_matrices=False)
+            size = muon.peak * 0.2 * np.sqrt(max(one.shape))
+            along = -np.diag(left.T @ one @ right.T) / size
+            # Five iterations bring the singular values near 1 only, and very small ones not even that.
+            assert (along > 0).all(), name
+            assert (along < 1.3).all(), name
+            assert 0.7 < np.median(along) < 1.2, name
+            assert np.linalg.norm(one) == pytest.approx(size * np.linalg.norm(along), rel=1e-3), name
+    assert inner > 10
+    matrices = {name for name in outer if not name.endswith(("['bias']", "['scale']", "['shift']"))}
+    assert matrices == {
+        "['ctc_head']['kernel']",
+        "['decoder']['embedding']",
+        "['decoder']['project']['kernel']",
+        "['encoder']['blocks']['convolution']['depthwise']",
+        "['encoder']['blocks']['self_attention']['content_bias']",
+        "['encoder']['blocks']['self_attention']['position_bias']",
+        "['encoder']['stem']['first']['kernel']",
+    }
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_two_devices_compute_what_one_does(config, recordings: Path, method):
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method=method))
     rng = np.random.default_rng(0)
     labels = [rng.integers(1, 5, size=4).astype(np.int32) for _ in range(20)]
     features = [np.repeat(y, 20)[:, None].astype(np.float16) * np.ones((1, 20), np.float16) for y in labels]
@@ -313,6 +357,23 @@ def test_a_folder_with_a_run_is_not_overwritten(unbroken, recordings: Path, conf
     other = dataclasses.replace(config, steps=13)
     with pytest.raises(FormatError, match=r"another config \(steps differ\)"):
         train(other, out, data=recordings, resume=True)
+    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method="muon"))
+    with pytest.raises(FormatError, match=r"another config \(optimizer\.method differ\)"):
+        train(other, out, data=recordings, resume=True)
+
+
+def test_a_run_of_a_version_with_fewer_options_goes_on_and_one_without_config_does_not(
+    unbroken, recordings: Path, config, tmp_path: Path
+):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    before = json.loads((out / "config.json").read_text())
+    del before["optimizer"]["method"], before["network"]["diagonal_bias"]
+    (out / "config.json").write_text(json.dumps(before))
+    assert train(config, out, data=recordings, resume=True).step == 12
+    (out / "config.json").unlink()
+    with pytest.raises(FormatError, match=r"checkpoints of a run whose config\.json is gone"):
+        train(config, out, data=recordings, resume=True)
 
 
 def test_a_run_does_not_go_on_with_other_data(recordings: Path, config, tmp_path: Path):

@@ -1,7 +1,6 @@
 """What several commands do alike with their arguments."""
 
 import argparse
-import dataclasses
 import importlib.util
 import os
 from pathlib import Path
@@ -66,17 +65,13 @@ def loaded(args: argparse.Namespace) -> "Bundle":
     """The model, loaded; the options of the method are checked against it."""
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
-    from gradalign import calibration
     from gradalign.aligner import chosen_method
     from gradalign.bundle import load
     from gradalign.readout import leaf_depth
 
     try:
         with part("model"):
-            bundle = load(args.model, calibrated=args.calibration is None, precision=args.precision)
-            if args.calibration is not None:
-                found, about = calibration.load(args.calibration)
-                bundle = dataclasses.replace(bundle, calibrations=found, calibrated_on=about)
+            bundle = load(args.model, calibration=args.calibration, precision=args.precision)
         leaf_depth(args.leaf, bundle.network.config.encoder_layers)
         _check_used(args, chosen_method(args.method, bundle, plain=args.leaf != "features"), bundle)
     except ValueError as error:

@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
         import numpy as np
 
         from gradalign import calibration
-        from gradalign.bundle import load
+        from gradalign.bundle import fingerprint, flat_params, load
         from gradalign.calibrate import among_people, read
         from gradalign.calibrate import calibrate as learn
 
         bundle = load(args.model, calibrated=False)
+        network = fingerprint(flat_params(bundle.network))
         timed, framed = ([read(utterance, bundle) for utterance in part] for part in (utterances, others))
         if not args.data:
             rng = np.random.default_rng(args.seed)
@@ -51,26 +52,26 @@ def run(args: argparse.Namespace) -> int:
             timed,
             about=about,
             framed=framed,
-            classifier=_own_classifier(args.model),
+            classifier=_own_classifier(args.model, network),
             steps=args.steps,
             seed=args.seed,
             report=report,
             status=status,
         )
     note("", quiet=args.quiet)
-    calibration.save(done.calibrations, target, about=done.calibrated_on)
+    calibration.save(done.calibrations, target, about=done.calibrated_on, network=network)
     if not args.quiet:
         print(f"{target}: learnt on {done.calibrated_on}")
     return 0
 
 
-def _own_classifier(model: str) -> "Classifier | None":
-    """The classifier of frames that the model has; none if it has no calibration that can be read."""
+def _own_classifier(model: str, network: str) -> "Classifier | None":
+    """The classifier of frames that the model has; none if it has no calibration, or that of other parameters."""
     from gradalign import calibration
     from gradalign.bundle import CALIBRATION, folder_of
 
     try:
-        return calibration.classifier_of(calibration.load(folder_of(model) / CALIBRATION)[0])
+        return calibration.classifier_of(calibration.load(folder_of(model) / CALIBRATION, network=network)[0])
     except FormatError:
         return None
 
@@ -87,16 +88,17 @@ def _calibration_speech(args: argparse.Namespace, folder: Path) -> list[list[Pat
         args.parser.error(str(error))
     texts, _ = corpus.read_texts([corpus.SENTENCES])
     augmentation = parse(["room", "band", "pitch"])
+    # Always the same two parts, so that a classifier that is kept never saw the sentences of the weights.
+    sentences = (texts[::4], [text for i, text in enumerate(texts) if i % 4])
     parts: list[list[Path]] = []
-    for number, wanted in enumerate((args.utterances, args.frame_utterances)):
-        share = min(-(-wanted // len(voices)), len(texts))
-        chosen = texts[:: max(1, len(texts) // max(share, 1))][:share]
+    for number, (wanted, own) in enumerate(zip((args.utterances, args.frame_utterances), sentences, strict=True)):
+        share = min(-(-wanted // len(voices)), len(own))
+        chosen = own[:: max(1, len(own) // max(share, 1))][:share]
         part = folder / str(number)
         settings = corpus.Settings(voices, args.seed + number, True, augmentation, False)
         for last in corpus.write(chosen, part, settings) if chosen else ():
             note(f"speaking: {last.utterances} of {len(chosen) * len(voices)} sentences", quiet=args.quiet)
         parts.append([part / "manifest.jsonl"] if chosen else [])
-        texts = [text for text in texts if text not in chosen]
     note("", quiet=args.quiet)
     return parts
 

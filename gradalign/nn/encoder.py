@@ -177,6 +177,10 @@ class ConformerEncoder(nnx.Module):
             return x, None
         if self.absolute and start == 0:
             x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1]).astype(x.dtype)
+        if key is not None:
+            # In training all but matrix products is computed again on the way back: keeping it takes longer.
+            kept = jax.checkpoint_policies.dots_saveable
+            step = jax.checkpoint(step, policy=kept, prevent_cse=False)
         x, seen = jax.lax.scan(step, x, (state, keys, nudges))
         return x, None if seen is None else EncoderTrace(*seen)
 

@@ -14,6 +14,7 @@ from gradalign.features import LogMel
 from gradalign.nn.config import AEDConfig
 
 ScheduleName = Literal["cosine", "inverse_sqrt"]
+OptimizerName = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,12 @@ class RemedyConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """AdamW with clipping and a learning rate schedule.
+    """AdamW or Muon with clipping and a learning rate schedule.
 
     Attributes:
+        method: "adamw"; or "muon", which makes the step of each inner matrix orthogonal and leaves all else to
+            Adam with Nesterov's momentum, undecayed. Its steps are as large as those of AdamW, so both want like
+            learning rates.
         peak: Highest learning rate.
         warmup: Updates of linear growth to it.
         schedule: "cosine" falls to ``peak * final`` at the last update; "inverse_sqrt" as 1 / sqrt(update).
@@ -137,6 +141,7 @@ class OptimizerConfig:
         precision: What the network computes in; parameters, norms, softmax and losses stay float32.
     """
 
+    method: OptimizerName = "adamw"
     peak: float = 2e-3
     warmup: int = 500
     schedule: ScheduleName = "cosine"

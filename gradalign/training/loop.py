@@ -312,6 +312,8 @@ def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
         raise FormatError(f"{out} is a file, expected a folder for results")
     path = out / "config.json"
     if not path.exists():
+        if (out / "checkpoints").exists():
+            raise FormatError(f"{out} holds checkpoints of a run whose config.json is gone; choose another folder")
         return
     if not resume:
         raise FormatError(f"{out} holds a run already; go on with --resume, or choose another folder")
@@ -320,7 +322,17 @@ def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     except (TypeError, ValueError) as error:
         raise FormatError(f"{path}: not the config of a run ({error}); choose another folder") from error
     now = json.loads(_described(config))
-    if changed := [k for k in now if now[k] != before.get(k)]:
+    # Options that came later were at their defaults.
+    defaults = json.loads(_described(TrainConfig()))
+    changed = []
+    for name, value in now.items():
+        then = before.get(name)
+        if isinstance(value, dict) and isinstance(then, dict):
+            then = {**defaults[name], **then}
+            changed += [f"{name}.{option}" for option in value if value[option] != then.get(option)]
+        elif value != then:
+            changed.append(name)
+    if changed:
         raise FormatError(
             f"{out} was trained with another config ({', '.join(changed)} differ); resume with the config it began "
             "with, or begin in another folder, perhaps with --init"

@@ -1,8 +1,9 @@
-"""The optimiser: AdamW with clipping and a learning rate that warms up and falls."""
+"""The optimiser: AdamW or Muon with clipping and a learning rate that warms up and falls."""
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from gradalign.training.config import OptimizerConfig
 
@@ -26,16 +27,37 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The chain of clipping and AdamW; biases and norms are not decayed."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(
-            schedule(config, steps),
-            b2=config.b2,
+    """The chain of clipping and AdamW or Muon; biases and norms are not decayed, by Muon inner matrices alone are.
+
+    References:
+        Loshchilov and Hutter 2019, algorithm 2 (AdamW). Jordan et al. 2024, https://kellerjordan.github.io/posts/muon;
+        its steps are scaled to those of AdamW as in Liu et al. 2025, arXiv 2502.16982, equation 4.
+    """
+    rate = schedule(config, steps)
+    if config.method == "muon":
+        step = optax.contrib.muon(
+            rate,
             weight_decay=config.weight_decay,
-            mask=_matrices,
-        ),
-    )
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=_inner_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        step = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=_matrices)
+    return optax.chain(optax.clip_by_global_norm(config.clip), step)
+
+
+def _inner_matrices(params):
+    """Which axes of which parameters Muon takes as matrices: all but the first layer, embeddings and heads."""
+    outer = ("['stem']['first']", "['ctc_head']", "['decoder']['project']")
+
+    def axes(path, _):
+        name = jax.tree_util.keystr(path)
+        inner = "kernel" in name and not any(part in name for part in outer)
+        # Blocks are stacked along a first axis, and each matrix is one of its own.
+        return optax.contrib.MuonDimensionNumbers(-2, -1) if inner else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _matrices(params):
