@@ -20,13 +20,24 @@ settings.register_profile("gradalign", deadline=None)
 settings.load_profile("gradalign")
 
 
+@pytest.fixture(scope="session")
+def program_folder(tmp_path_factory) -> str:
+    """Where compiled programs are kept for all tests, those of other processes of this session too."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
+def forget_programs(program_folder):
     """Drop compiled programs after each file of tests: each holds memory maps, and a process may have only so many.
 
-    (Linux allows 65,530 by default; past them XLA dies of a segmentation fault.) The folder of compiled programs that
-    a test of the command line may have set is set back too.
+    (Linux allows 65,530 by default; past them XLA dies of a segmentation fault.) Those that took long to compile are
+    on disk for the next file that wants the same. A test of the command line may have set another folder.
     """
+    jax.config.update("jax_compilation_cache_dir", program_folder)
+    compilation_cache.reset_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()

@@ -229,6 +229,6 @@ def test_capitals_mean_nothing_where_all_is_in_capitals():
     "piece", ["a.", "1:", "9", "-'", "a-", "1/", "1,111", "a@", "½", "$", "'", "A", "1-", "http://", "I"]
 )
 def test_time_grows_linearly_on_repetitive_text(piece):
-    began = time.perf_counter()
+    began = time.process_time()
     words(piece * 10_000)
-    assert time.perf_counter() - began < 5  # quadratic behaviour takes minutes
+    assert time.process_time() - began < 60  # of this process alone; quadratic behaviour takes many minutes

@@ -36,12 +36,10 @@ PHONES = ("AA", "K", "S", "M")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept_programs(tmp_path_factory):
-    """Runs of this file compile the same programs again and again: keep them, for its processes too."""
-    folder = str(tmp_path_factory.mktemp("programs"))
-    jax.config.update("jax_compilation_cache_dir", folder)
+def kept_programs(program_folder):
+    """Runs of this file compile the same programs again and again: its processes too find those that are kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", program_folder)
         yield
 
 
@@ -241,12 +239,12 @@ def test_the_kept_model_is_a_running_mean_and_a_large_gradient_is_clipped(config
 def test_muon_steps_along_the_polar_factor_of_inner_matrices_and_as_adam_elsewhere(config):
     muon = dataclasses.replace(config.optimizer, method="muon", warmup=0, clip=1e9, weight_decay=0.0)
     _, start = nnx.split(AED(config.network, rngs=nnx.Rngs(0)))
-    keys = iter(jax.random.split(jax.random.key(0), 200))
-    grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), start)
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), start)
     taken = {}
     adam = optax.adam(schedule(muon, 10), b2=muon.b2, nesterov=True)
     for name, tx in (("muon", optimizer(muon, 10)), ("adam", adam)):
-        taken[name], _ = tx.update(grads, tx.init(start), start)
+        taken[name] = jax.device_get(jax.jit(lambda tx=tx: tx.update(grads, tx.init(start), start)[0])())
     inner = 0
     outer = set()
     for (path, step), (_, plain), (_, grad) in zip(
@@ -280,9 +278,9 @@ def test_muon_steps_along_the_polar_factor_of_inner_matrices_and_as_adam_elsewhe
     }
 
 
-@pytest.mark.parametrize("method", ["adamw", "muon"])
-def test_two_devices_compute_what_one_does(config, recordings: Path, method):
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method=method))
+def test_two_devices_compute_what_one_does(config, recordings: Path):
+    # Muon, which has Adam in it.
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method="muon"))
     rng = np.random.default_rng(0)
     labels = [rng.integers(1, 5, size=4).astype(np.int32) for _ in range(20)]
     features = [np.repeat(y, 20)[:, None].astype(np.float16) * np.ones((1, 20), np.float16) for y in labels]

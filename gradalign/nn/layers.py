@@ -18,11 +18,17 @@ Key = PRNGKeyArray | None
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key) -> Float[Array, "..."]:
-    """``x`` with a share ``rate`` of its entries zeroed and the rest scaled up; ``x`` itself without a key."""
-    if key is None or rate == 0.0:
+    """``x`` with a share ``rate`` of its entries zeroed and the rest scaled up; ``x`` itself without a key.
+
+    The share is rounded to a multiple of 1/256: one random word decides on four entries, since drawing a word for
+    each took a fifth of the time of a training update on CPUs.
+    """
+    dropped = min(round(256 * rate), 255)
+    if key is None or dropped == 0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
+    words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
+    drawn = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(drawn >= dropped, x * (256 / (256 - dropped)), 0.0)
 
 
 def split_key(key: Key, n: int) -> tuple[Key, ...]:
