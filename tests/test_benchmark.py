@@ -74,11 +74,12 @@ def test_phone_error_rates_are_those_of_what_is_recognised(
     model = Bundle("random", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
     bundles.save(model, tmp_path / "model")
     said = "DH AH K AE T S AE T".split()
-    manifest, edits = [], 0
+    manifest, edits, joint_edits = [], 0, 0
     for name in ("a", "b"):
         samples = (0.1 * rng.normal(size=16_000)).astype(np.float32)
         soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
         edits += edit_distance(said, recognise(model, samples, beam=1, ctc_weight=0.0).labels).errors
+        joint_edits += edit_distance(said, recognise(model, samples, beam=1).labels).errors
         manifest.append({"audio_filepath": f"{name}.wav", "text": "The cat sat.", "set": "librispeech", "id": name})
     manifest.append({"audio_filepath": "missing.wav", "text": "the cat sat", "set": "other", "id": "c"})
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, manifest)))
@@ -91,6 +92,7 @@ def test_phone_error_rates_are_those_of_what_is_recognised(
     row = rows["librispeech", "decoder, greedy"]
     assert (row["recordings"], row["phones"], row["bar"], row["passed"]) == (2, 16, 0.25, False)
     assert row["rate"] == edits / 16 == (row["substitutions"] + row["insertions"] + row["deletions"]) / 16
+    assert rows["librispeech", "joint, greedy"]["rate"] == joint_edits / 16
     lost = rows["other", "CTC, greedy"]
     assert (lost["not_recognised"], lost["deletions"], lost["rate"], lost["passed"]) == (1, 8, 1.0, None)
     out, err = capsys.readouterr()
