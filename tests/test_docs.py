@@ -95,7 +95,7 @@ def test_readme_shows_both_commands_in_its_first_screen():
     start = lines.index("<!-- test -->")
     assert start < 30
     inside = lines[start : lines.index("<!-- end -->", start)]
-    assert [line for line in inside if line.startswith("pip")] == ['pip install ".[test]" && pytest']
+    assert [line for line in inside if line.startswith("pip")] == ['pip install ".[test]" && pytest -n 2']
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
