@@ -72,7 +72,7 @@ def from_voices(limit: int | None) -> Iterator[Spoken]:
             print(f"{voice} left out: {error}", file=sys.stderr)
 
 
-def hear(recordings: list[Spoken], bundle: Bundle, beam: int = 0) -> dict[str, list[tuple[str, ...] | None]]:
+def hear(recordings: list[Spoken], bundle: Bundle, beam: int) -> dict[str, list[tuple[str, ...] | None]]:
     """The phones that each search finds in each recording; None where one cannot be recognised.
 
     Searched by the joint score, too, with so many hypotheses; 0 is not at all.

@@ -4,8 +4,6 @@ Convolutions are written as sums of shifts and as patches times a matrix: XLA's 
 are an order of magnitude slower, and the numbers are the same (tests/test_layers.py).
 """
 
-from typing import Any, overload
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +20,8 @@ Key = PRNGKeyArray | None
 def dropout(x: Float[Array, "..."], rate: float, key: Key) -> Float[Array, "..."]:
     """``x`` with a share ``rate`` of its entries zeroed and the rest scaled up; ``x`` itself without a key.
 
-    The share is rounded to a multiple of 1/256: one random word decides on four entries, since drawing a word for
-    each took a fifth of the time of a training update on CPUs.
+    The share is rounded to a multiple of 1/256: one random word decides on four entries, since drawing words is
+    slow on CPUs.
     """
     dropped = min(round(256 * rate), 255)
     if key is None or dropped == 0:
@@ -38,19 +36,11 @@ def split_key(key: Key, n: int) -> tuple[Key, ...]:
     return (None,) * n if key is None else tuple(jax.random.split(key, n))
 
 
-@overload
-def sinusoids(positions: Float[np.ndarray, " positions"], dim: int) -> Float[np.ndarray, "positions dim"]: ...
-@overload
-def sinusoids(positions: Float[Array, " positions"], dim: int) -> Float[Array, "positions dim"]: ...
-def sinusoids(positions: Any, dim: int) -> Any:
-    """Sinusoidal position codes (Vaswani et al. 2017, section 3.5), sines first, then cosines.
-
-    Those of an array of NumPy are one too.
-    """
-    xp = np if isinstance(positions, np.ndarray) else jnp
+def sinusoids(positions: Float[Array, " positions"], dim: int) -> Float[Array, "positions dim"]:
+    """Sinusoidal position codes (Vaswani et al. 2017, section 3.5), sines first, then cosines."""
     rates = np.exp(-np.log(10_000.0) * np.arange(0, dim, 2) / dim).astype(np.float32)
     angles = positions[:, None] * rates[None, :]
-    return xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=-1)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class Linear(nnx.Module):
@@ -172,9 +162,8 @@ class Attention(nnx.Module):
     def codes(self, n: int) -> Float[Array, "distances heads head_dim"]:
         """What a query is multiplied by at each distance query - key, from ``n - 1`` down to ``-(n - 1)``."""
         assert self.position is not None, "asked for of relative attention only"
-        # A constant of the program: sines are slow, and every block of a scan would compute them again.
-        distances = sinusoids(np.arange(n - 1, -n, -1, dtype=np.float32), self.position.kernel.shape[0])
-        return self._split(self.position(jnp.asarray(distances, self.position.kernel[...].dtype)))
+        distances = sinusoids(jnp.arange(n - 1, -n, -1, dtype=jnp.float32), self.position.kernel.shape[0])
+        return self._split(self.position(distances.astype(self.position.kernel[...].dtype)))
 
     def _split(self, y: Float[Array, "n dim"]) -> Float[Array, "n heads head_dim"]:
         return y.reshape(y.shape[0], self.heads, -1)

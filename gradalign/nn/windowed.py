@@ -511,9 +511,9 @@ def _strided(layer: Linear, x: Float[Array, "frames bands channels"]) -> Array:
     # The last neighbourhood of an odd size reads one past the end, that of an even one does not.
     padding = tuple((1, (n + 1) // 2 * 2 - n) for n in x.shape[:2])
     layout = ("NHWC", "HWIO", "NHWC")
-    (found,) = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), padding, dimension_numbers=layout)
+    found = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), padding, dimension_numbers=layout)[0]
     assert layer.bias is not None, "the stem's layers have one"
-    return found + jnp.broadcast_to(layer.bias[...], found.shape)
+    return found + layer.bias[...][None, None]
 
 
 def _pull_stem(
