@@ -1,6 +1,7 @@
 """Losses and augmentation: right answers cost nothing, padding changes nothing, time order is kept."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ from flax import nnx
 
 from gradalign.gradients import saliency
 from gradalign.nn.aed import AED
-from gradalign.training.augment import augment, babble, stretch
+from gradalign.training.augment import augment, babble, interrupt, stretch
 from gradalign.training.config import LossConfig
 from gradalign.training.data import Batch
 from gradalign.training.loss import (
     CTC_LIMIT,
     Shares,
+    chosen_labels,
     ctc_losses,
     decoder_losses,
     losses,
@@ -92,10 +94,10 @@ def test_timing_losses_vanish_when_times_are_right_and_ignore_unknown_ones():
     attention = np.zeros((2, 3, 10), np.float32)
     attention[0, 0, 2] = attention[0, 1, 7] = 1.0
     both = np.stack([log_probs, np.full_like(log_probs, -9.0)]).astype(np.float32)
-    frame, guide = timing_losses(batch, jnp.ones(2), jnp.asarray(both), jnp.asarray(attention))
+    frame, guide = timing_losses(batch, jnp.asarray(both), jnp.asarray(attention))
     assert float(frame) == pytest.approx(0.0)
     assert float(guide) == pytest.approx(-np.log(1.01), abs=1e-5)
-    slow, _ = timing_losses(batch, jnp.full(2, 0.5), jnp.asarray(both), jnp.asarray(attention))
+    slow, _ = timing_losses(batch._replace(spans=spans * 2), jnp.asarray(both), jnp.asarray(attention))
     assert float(slow) > 1.0  # the same frames at half the rate are no longer right
 
 
@@ -109,7 +111,6 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
         batch,
         jnp.asarray(batch.features),
         jnp.asarray(batch.n_frames),
-        jnp.ones(1),
         jax.random.key(0),
         LossConfig(saliency=1.0, saliency_labels=2),
     )
@@ -121,11 +122,75 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
     assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.random.Generator):
+def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(tiny_bundle, rng: np.random.Generator):
+    network = tiny_bundle.network
+    labels = np.array([[1, 2, 3, 1, 2]], np.int32)
+    # The last one's time is not known: it takes no part.
+    spans = np.array([[[0, 10], [10, 30], [32, 50], [50, 71], [-1, -1]]], np.float32)
+    batch = batch_of(labels, spans=spans)
+    config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=2)
+    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
+    found = saliency_loss(network, batch, *arguments, config)
+
+    def score(x):
+        return network.label_log_probs(x, jnp.asarray(labels[0]))
+
+    x = jnp.asarray(batch.features[0])
+    jacobian, sure = np.asarray(jax.jacrev(score)(x)), np.exp(np.asarray(score(x)))
+    lost = []
+    # Frames 21 and 40 are as far from the end of the one as from the start of the other, and go to the first.
+    for row, owned in [((0, 2), (range(22), range(22, 80))), ((1, 3), (range(41), range(41, 80)))]:
+        together = np.linalg.norm(sum(jacobian[s] / (1.001 - sure[s]) for s in row), axis=1)
+        for s, frames in zip(row, owned, strict=True):
+            own = together[list(frames)] / together[list(frames)].sum()
+            first, last = spans[0, s].astype(int)
+            inside = [own[list(frames).index(t)] for t in range(first, last)]
+            lost.append(-np.log(np.array(inside) + 1e-8).mean())
+    assert float(found) == pytest.approx(np.mean(lost), rel=1e-3)
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+def test_all_labels_are_trained_and_no_two_in_one_row_are_near(stride: int):
+    known = jnp.arange(11) < 10
+    config = LossConfig(saliency_labels=11, saliency_stride=stride)
+    rows = np.asarray(chosen_labels(known, jax.random.key(1), config))
+    assert sorted(rows[rows >= 0]) == list(range(11))
+    for row in rows:
+        assert all(np.diff(row[row >= 0]) == stride)
+
+
+@pytest.mark.parametrize("stride", [0, 2])
+def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.random.Generator, stride: int):
     batch = batch_of(rng.integers(1, 4, size=(2, 2)).astype(np.int32))
-    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jnp.ones(2), jax.random.key(0))
-    config = LossConfig(saliency=1.0, saliency_labels=2)
+    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
+    config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
     assert float(saliency_loss(tiny_bundle.network, batch, *arguments, config)) == 0.0
+
+
+# Where labels share a pull-back their weights in it are held, and finite differences would move them.
+@pytest.mark.parametrize("stride", [0, 4])
+def test_the_slope_of_the_saliency_loss_is_that_of_finite_differences(tiny_bundle, stride: int):
+    labels = np.array([[1, 2, 3, 1]], np.int32)
+    spans = np.array([[[0, 20], [20, 40], [40, 60], [60, 80]]], np.float32)
+    batch = batch_of(labels, spans=spans)
+    config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
+    graph, params = nnx.split(tiny_bundle.network)
+
+    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
+
+    @jax.jit
+    def loss(params, batch, arguments):
+        return saliency_loss(nnx.merge(graph, params), Batch(*batch), *arguments, config)
+
+    slope = jax.jit(jax.grad(loss))(params, batch, arguments)
+    # Along the slope itself, whose rise is its squared length.
+    length = np.sqrt(sum(float(jnp.square(part).sum()) for part in jax.tree.leaves(slope)))
+
+    def after(step: float) -> float:
+        moved = jax.tree.map(lambda p, g: p + step * g / length, params, slope)
+        return float(loss(moved, batch, arguments))
+
+    assert (after(1e-2) - after(-1e-2)) / 2e-2 == pytest.approx(length, rel=0.03)
 
 
 def run(network: AED, batch: Batch, config: LossConfig = DEFAULT, shares: Shares = PLAIN, **options):
@@ -263,10 +328,43 @@ def test_the_loss_falls_on_a_planted_task(tiny_bundle, rng: np.random.Generator)
 
 def test_no_strength_means_no_augmentation(rng: np.random.Generator):
     x = rng.normal(size=(160, 20)).astype(np.float32)
-    y, n, rate = jax.jit(augment)(x, 100, jnp.float32(0.0), jax.random.key(0))
+    spans = np.array([[3.0, 50.0], [50.0, 90.0]], np.float32)
+    y, n, moved = jax.jit(partial(augment, pause=1.0))(x, 100, spans, jnp.float32(0.0), jax.random.key(0))
     np.testing.assert_array_equal(x, y)
     assert n == 100
-    assert rate == 1.0
+    np.testing.assert_array_equal(spans, moved)
+
+
+def test_a_pause_moves_all_that_follows_and_nothing_else(rng: np.random.Generator):
+    n_labels, n, rows = 4, 100, 400
+    spans = np.array([[5, 25], [25, 50], [55, 80], [80, 95], [-1, -1]], np.float32)
+    x = np.full((rows, 6), -20.0, np.float32)
+    for s in range(n_labels):
+        x[int(spans[s, 0]) : int(spans[s, 1])] = s + 1
+    at = set()
+    for seed in range(40):
+        y, m, moved = map(np.asarray, jax.jit(partial(interrupt, chance=1.0))(x, n, spans, key=jax.random.key(seed)))
+        assert 20 <= m - n <= 120
+        # Each label is where its span says, and what lies between them was pauses before or is the new one.
+        for s in range(n_labels):
+            first, last = moved[s].astype(int)
+            assert last - first == spans[s, 1] - spans[s, 0]
+            assert (y[first:last] == s + 1).all()
+        assert (moved[-1] == -1).all()
+        at.add(int(np.argmax(moved[:-1, 0] != spans[:-1, 0])) if (moved != spans).any() else n_labels)
+    assert at == set(range(n_labels + 1))  # before each of them, and after the last
+
+
+def test_a_pause_needs_room_and_known_times(rng: np.random.Generator):
+    x = jnp.asarray(rng.normal(size=(60, 4)), jnp.float32)
+    known = jnp.array([[5.0, 20.0], [20.0, 40.0]])
+    pause = jax.jit(partial(interrupt, chance=1.0))
+    for n, spans, most in [(60, known, 0), (50, known, 10), (20, -jnp.ones((2, 2)), 0)]:
+        y, m, moved = pause(x, n, spans, key=jax.random.key(0))
+        assert m == n + most
+        if not most:
+            np.testing.assert_array_equal(x, y)
+            np.testing.assert_array_equal(spans, moved)
 
 
 def test_stretching_keeps_order_and_proportion():
@@ -282,9 +380,12 @@ def test_stretching_keeps_order_and_proportion():
 
 def test_augmented_features_are_finite(rng: np.random.Generator):
     x = jnp.asarray(rng.normal(-10, 4, size=(160, 80)), jnp.float32)
+    spans = jnp.array([[0.0, 60.0], [60.0, 120.0]])
     for seed in range(5):
         y, n, _ = jax.jit(
-            lambda key: augment(x, jnp.int32(150), jnp.float32(1.0), key, background=x, n_background=90, mix=1.0)
+            lambda key: augment(
+                x, jnp.int32(120), spans, jnp.float32(1.0), key, background=x, n_background=90, mix=1.0, pause=1.0
+            )
         )(jax.random.key(seed))
         assert np.isfinite(y).all()
         assert 0 < n <= 160

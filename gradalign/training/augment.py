@@ -1,4 +1,4 @@
-"""Augmentation of log-mel frames inside the compiled training step; times stay proportional."""
+"""Augmentation of log-mel frames inside the compiled training step; known times move along."""
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,31 @@ from gradalign._arrays import Features
 def augment(
     features: Features,
     n_frames: Int[Array, ""],
+    spans: Float[Array, "labels 2"],
     strength: Float[Array, ""],
     key: PRNGKeyArray,
     *,
     background: Features | None = None,
     n_background: Int[Array, ""] | int = 0,
     mix: float = 0.0,
-) -> tuple[Features, Int[Array, ""], Float[Array, ""]]:
+    pause: float = 0.0,
+) -> tuple[Features, Int[Array, ""], Float[Array, "labels 2"]]:
     """A new voice in a new room: stretched, warped, coloured, noisy and masked frames.
 
     Args:
         features: Log-mel power, padded at the end.
         n_frames: Real frames.
+        spans: Frames at which each label starts and ends; -1 where that is not known.
         strength: Share of examples that are changed at all, in [0, 1]; a network that does not know
             speech yet learns nothing from what is hard to hear.
         key: All randomness.
         background: Log-mel power of other speech, padded at the end.
         n_background: Real frames of it.
         mix: Share of the changed examples that get the background, in [0, 1].
+        pause: Share of the changed examples with known times that get a pause, in [0, 1].
 
     Returns:
-        Frames, their number, and the rate by which every time is to be divided.
+        Frames, their number, and the spans in them.
 
     References:
         Frequency warp: Jaitly and Hinton 2013 (vocal tract length perturbation). Masks: Park et al.
@@ -39,13 +43,16 @@ def augment(
     """
     keys = jax.random.split(key, 7)
     x, n, rate = stretch(features, n_frames, keys[0])
+    moved = jnp.where(spans >= 0, spans / rate, spans)
+    if pause > 0:
+        x, n, moved = interrupt(x, n, moved, pause, jax.random.fold_in(key, 7))
     if background is not None and mix > 0:
         x = babble(x, n, background, jnp.asarray(n_background), mix, keys[6])
     x = colour(warp(x, keys[1]), keys[2])
     x = add_noise(x, n, keys[3])
     x = mask(x, keys[4])
     chosen = jax.random.bernoulli(keys[5], strength)
-    return jnp.where(chosen, x, features), jnp.where(chosen, n, n_frames), jnp.where(chosen, rate, 1.0)
+    return jnp.where(chosen, x, features), jnp.where(chosen, n, n_frames), jnp.where(chosen, moved, spans)
 
 
 def stretch(
@@ -63,6 +70,45 @@ def stretch(
         jnp.ceil(n_frames / rate).astype(jnp.int32),
         rate,
     )
+
+
+def interrupt(
+    x: Features, n_frames: Int[Array, ""], spans: Float[Array, "labels 2"], chance: float, key: PRNGKeyArray
+) -> tuple[Features, Int[Array, ""], Float[Array, "labels 2"]]:
+    """With this chance a pause of 0.2 to 1.2 s, as far as the padding has room: synthesisers hardly make any.
+
+    It comes before one of the labels whose times are known or after the last one, in one of three before the first.
+    It is as quiet as the quietest frame; in one of three there is a burst of noise in it.
+
+    Returns:
+        Frames, their number, and the spans in them.
+    """
+    keys = jax.random.split(key, 8)
+    rows, bands = x.shape
+    frame = jnp.arange(rows)
+    known = spans[:, 0] >= 0
+    starts = jnp.sort(jnp.where(known, spans[:, 0], spans[:, 1].max()))
+    which = jax.random.randint(keys[0], (), 0, known.sum() + 1)
+    which = jnp.where(jax.random.bernoulli(keys[1], 1 / 3), 0, jnp.minimum(which, len(starts) - 1))
+    at = jnp.clip(jnp.round(starts[which]), 0, n_frames).astype(jnp.int32)
+    drawn = (jax.random.bernoulli(keys[2], chance) & known.any()) * jax.random.randint(keys[3], (), 20, 121)
+    length = jnp.minimum(drawn, rows - n_frames)
+
+    energy = jnp.where(frame < n_frames, x.mean(1), jnp.inf)
+    grain = 0.4 * jax.random.normal(keys[4], x.shape)
+    quiet = x[energy.argmin()][None, :] + grain
+    loud = jnp.where(frame < n_frames, x.mean(1), -jnp.inf).max()
+    waves = jnp.cos(jnp.pi * jnp.arange(1, 4)[:, None] * (jnp.arange(bands)[None, :] + 0.5) / bands)
+    spectrum = jax.random.uniform(keys[5], (), minval=-5.0, maxval=1.0) + jax.random.normal(keys[6], (3,)) @ waves
+    swell = jnp.sin(jnp.pi * jnp.clip((frame - at + 0.5) / jnp.maximum(length, 1), 0.0, 1.0))
+    burst = loud + spectrum[None, :] + 2 * jnp.log(swell + 1e-2)[:, None] + grain
+    noisy = jnp.where(jax.random.bernoulli(keys[7], 1 / 3), jnp.logaddexp(quiet, burst), quiet)
+
+    late = frame >= at + length
+    inside = (frame >= at) & ~late
+    y = jnp.where(inside[:, None], noisy, x[jnp.where(late, frame - length, frame)])
+    shift = jnp.where(known & (spans[:, 0] >= at - 0.5), length, 0)
+    return y, n_frames + length, spans + shift[:, None]
 
 
 def warp(x: Features, key: PRNGKeyArray) -> Features:

@@ -64,6 +64,7 @@ class AugmentConfig:
     Attributes:
         share: Share of examples that are changed, in [0, 1].
         mix: Share of those that also get another example of the batch as background speech, in [0, 1].
+        pause: Share of those with exact times that get a pause, before, in or after what is said, in [0, 1].
         start_step: No augmentation up to here; a network that does not know speech yet learns nothing from
             what is hard to hear.
         full_step: From here on ``share``; in between it grows linearly.
@@ -71,6 +72,7 @@ class AugmentConfig:
 
     share: float = 0.6
     mix: float = 0.1
+    pause: float = 0.0
     start_step: int = 0
     full_step: int = 0
 
@@ -88,10 +90,12 @@ class LossConfig:
         guided_steps: First updates that also learn from exact times, where known; as many again fade this out.
         saliency: Weight of the loss on the saliency itself, for examples with exact times; 0 is off.
         saliency_start: First update with it.
-        saliency_every: It is computed on one of so many updates; an update with it takes about six times as long.
+        saliency_every: It is computed on one of so many updates; these take several times as long.
         saliency_max_frames: It is not computed on batches with longer examples than this.
         saliency_examples: Examples of a batch whose saliency is trained.
-        saliency_labels: Labels of each of them.
+        saliency_labels: Labels of each of them, or pull-backs with a stride.
+        saliency_stride: Labels so many apart share a pull-back, and each counts on the frames nearest to it: many
+            times as many labels at the price of one. 0: each label has its own.
     """
 
     ctc: float = 0.3
@@ -105,6 +109,7 @@ class LossConfig:
     saliency_max_frames: int = 1280
     saliency_examples: int = 8
     saliency_labels: int = 4
+    saliency_stride: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,7 @@ _RANGES = {
     "loss.guided_steps": _NOT_NEGATIVE,
     "loss.saliency": _NOT_NEGATIVE,
     "loss.saliency_start": _NOT_NEGATIVE,
+    "loss.saliency_stride": _NOT_NEGATIVE,
     "remedies.self_attention_from": _NOT_NEGATIVE,
     "remedies.centre_attention_until": _NOT_NEGATIVE,
     "remedies.centre_attention_fade": _NOT_NEGATIVE,
@@ -258,6 +264,7 @@ _RANGES = {
     "run.patience": _NOT_NEGATIVE,
     "augment.share": _SHARE,
     "augment.mix": _SHARE,
+    "augment.pause": _SHARE,
     "data.join": _SHARE,
     "loss.ctc": _SHARE,
     "loss.ctc_blocks_share": _SHARE,

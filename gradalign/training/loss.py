@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from gradalign.gradients import saliency
 from gradalign.nn.aed import AED
@@ -45,6 +45,7 @@ def losses(
     config: LossConfig,
     *,
     mix: float = 0.0,
+    pause: float = 0.0,
     with_saliency: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss a label, and what it is made of.
@@ -56,6 +57,7 @@ def losses(
         shares: What holds at this update.
         config: Weights.
         mix: Share of the changed examples that get background speech.
+        pause: Share of those with known times that get a pause.
         with_saliency: Whether the saliency itself is trained at this update.
 
     Returns:
@@ -65,7 +67,8 @@ def losses(
     """
     n_examples, n_rows = batch.features.shape[:2]
     keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
-    features, n_frames, rates = _augmented(batch, shares.augment, mix, keys[:, 0])
+    features, n_frames, spans = _augmented(batch, shares.augment, mix, pause, keys[:, 0])
+    batch = batch._replace(spans=spans)
     # Half of the examples start at position 0, as all do later; the others at positions that only long
     # recordings reach.
     drawn = jax.vmap(jax.random.uniform)(keys[:, 1]) * 2 * MAX_POSITION - MAX_POSITION
@@ -90,23 +93,23 @@ def losses(
     own = (1 - config.ctc_blocks_share) if config.ctc_blocks else 1.0
     middle = ctc_loss[:-1].mean() * (1 - own) if config.ctc_blocks else 0.0
     loss = (1 - config.ctc) * decoder_loss + config.ctc * (own * ctc_loss[-1] + middle)
-    frame_loss, guide_loss = timing_losses(batch, rates, out.ctc_log_probs[:, -1], out.attention, subsampling)
+    frame_loss, guide_loss = timing_losses(batch, out.ctc_log_probs[:, -1], out.attention, subsampling)
     loss = loss + shares.guide * (frame_loss + guide_loss)
     parts = {"attention": decoder_loss, "ctc": ctc_loss[-1], "frame": frame_loss, "guide": guide_loss}
     if with_saliency:
-        parts["saliency"] = saliency_loss(network, batch, features, n_frames, rates, jax.random.fold_in(key, 1), config)
+        parts["saliency"] = saliency_loss(network, batch, features, n_frames, jax.random.fold_in(key, 1), config)
         loss = loss + config.saliency * parts["saliency"]
     return loss, {"loss": loss, **parts, "accuracy": accuracy}
 
 
-def _augmented(batch: Batch, share: Float[Array, ""], mix: float, keys: Array):
-    features, n_frames = jnp.asarray(batch.features), jnp.asarray(batch.n_frames)
+def _augmented(batch: Batch, share: Float[Array, ""], mix: float, pause: float, keys: Array):
+    features, n_frames, spans = map(jnp.asarray, (batch.features, batch.n_frames, batch.spans))
     # The neighbour in the batch is as good a stranger as any.
     background = jnp.roll(features, 1, axis=0)
     others = jnp.roll(n_frames, 1)
-    return jax.vmap(lambda x, n, b, m, k: augment(x, n, share, k, background=b, n_background=m, mix=mix))(
-        features, n_frames, background, others, keys
-    )
+    return jax.vmap(
+        lambda x, n, s, b, m, k: augment(x, n, s, share, k, background=b, n_background=m, mix=mix, pause=pause)
+    )(features, n_frames, spans, background, others, keys)
 
 
 def decoder_losses(
@@ -142,7 +145,6 @@ def ctc_losses(
 
 def timing_losses(
     batch: Batch,
-    rates: Float[Array, " examples"],
     ctc_log_probs: Float[Array, "examples encoder_frames vocabulary"],
     attention: Float[Array, "examples positions encoder_frames"],
     subsampling: int = 4,
@@ -156,8 +158,8 @@ def timing_losses(
         The cross-entropy of the CTC head inside labels, and minus the log of the attention mass that
         falls on the label or at most two encoder frames beside it.
     """
-    spans = batch.spans / rates[:, None, None]
-    known = (batch.spans[:, :, 0] >= 0)[:, :, None]
+    spans = jnp.asarray(batch.spans)
+    known = spans[:, :, :1] >= 0
     centre = float(subsampling) * jnp.arange(ctc_log_probs.shape[1])[None, None, :]
     inside = known & (spans[:, :, :1] <= centre) & (centre < spans[:, :, 1:])
     spoken = jnp.take_along_axis(ctc_log_probs, batch.labels[:, None, :], axis=2).transpose(0, 2, 1)
@@ -170,28 +172,38 @@ def timing_losses(
 
 
 def saliency_loss(
-    network: AED, batch: Batch, features: Any, n_frames: Any, rates: Any, key: PRNGKeyArray, config: LossConfig
+    network: AED, batch: Batch, features: Any, n_frames: Any, key: PRNGKeyArray, config: LossConfig
 ) -> Float[Array, ""]:
     """How far the saliency of labels strays from their true intervals.
 
-    For a few random labels of a few examples with known times: the cross-entropy between the share of the
-    label's saliency (L2 norm at the log-mel frames) at each frame and the uniform distribution over the
-    frames of its interval. The saliency is a gradient, so this is differentiated twice.
+    For some labels of a few examples with known times: the cross-entropy between the share of the label's saliency
+    (L2 norm at the log-mel frames) at each frame and the uniform distribution over the frames of its interval. The
+    saliency is a gradient, so this is differentiated twice. With a stride the labels of one pull-back share its
+    saliency: each has the frames that are nearer to its interval than to those of the others.
     """
-    spans = batch.spans / rates[:, None, None]
-    known = batch.spans[:, :, 0] >= 0
-    frame = jnp.arange(features.shape[1])[None, :]
+    spans = jnp.asarray(batch.spans)
+    known = spans[:, :, 0] >= 0
+    frame = jnp.arange(features.shape[1])[None, None, :]
 
     def one(x, n, labels, known, spans, key):
-        # Random labels with known times first.
-        order = jax.random.uniform(key, known.shape) - known
-        chosen = jnp.argsort(order)[: config.saliency_labels]
-        found = saliency(lambda y: network.label_log_probs(y, labels, n)[chosen], x, chunk=config.saliency_labels)
-        share = found / (found.sum(1, keepdims=True) + 1e-20) + 1e-8
-        first, last = spans[chosen, 0][:, None], spans[chosen, 1][:, None]
+        chosen = chosen_labels(known, key, config)
+        counted = (chosen >= 0) & known[chosen]
+        first, last = spans[chosen, 0, None], spans[chosen, 1, None]
+        taken = jnp.where(counted[..., None], jax.nn.one_hot(chosen, len(labels)), 0.0).sum(1)
+
+        def score(y):
+            log_probs = network.label_log_probs(y, labels, n)
+            # A gradient of log p is about as long as 1 - p: no label of those that share one is to drown the others.
+            equal = 1.0 / (1.001 - jnp.exp(jax.lax.stop_gradient(log_probs)))
+            return taken @ (log_probs * equal)
+
+        found = saliency(score, x, chunk=len(chosen))
+        distance = jnp.maximum(jnp.maximum(first - frame, frame - last), 0.0)
+        own = nearest(distance, counted)
+        share = found[:, None] * own / ((found[:, None] * own).sum(2, keepdims=True) + 1e-20) + 1e-8
         inside = (frame >= first) & (frame < last) & (frame < n)
-        target = inside / jnp.maximum(inside.sum(1, keepdims=True), 1)
-        return -(target * jnp.log(share)).sum(1) * known[chosen], known[chosen]
+        target = inside / jnp.maximum(inside.sum(2, keepdims=True), 1)
+        return (-(target * jnp.log(share)).sum(2) * counted).sum(), counted.sum()
 
     # Examples with the most known times first.
     best = jnp.argsort(-known.sum(1))[: min(config.saliency_examples, features.shape[0])]
@@ -200,3 +212,30 @@ def saliency_loss(
         features[best], n_frames[best], jnp.asarray(batch.labels)[best], known[best], spans[best], keys
     )
     return loss.sum() / jnp.maximum(counted.sum(), 1)
+
+
+def chosen_labels(
+    known: Bool[Array, " labels"], key: PRNGKeyArray, config: LossConfig
+) -> Int[Array, "pull_backs labels_each"]:
+    """Which labels are differentiated together, at random; -1 for none.
+
+    Args:
+        known: Whose true intervals are known.
+        key: Of the choice.
+        config: With a stride the labels of a row are so many apart; without, each is alone in its row.
+    """
+    stride = config.saliency_stride
+    if not stride:
+        # Random labels with known times first.
+        return jnp.argsort(jax.random.uniform(key, known.shape) - known)[: config.saliency_labels, None]
+    first = jax.random.permutation(key, stride)[: config.saliency_labels, None]
+    row = first + stride * jnp.arange(-(-len(known) // stride))[None, :]
+    return jnp.where(row < len(known), row, -1)
+
+
+def nearest(
+    distance: Float[Array, "pull_backs labels_each frames"], counted: Bool[Array, "pull_backs labels_each"]
+) -> Float[Array, "pull_backs labels_each frames"]:
+    """1 where a frame is nearest to this one of the counted labels of its row, the first of those as near; else 0."""
+    at = jnp.where(counted[..., None], distance, jnp.inf).argmin(1)
+    return jax.nn.one_hot(at, distance.shape[1], axis=1)

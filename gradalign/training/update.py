@@ -53,6 +53,7 @@ class Settings(NamedTuple):
 
     loss: LossConfig
     mix: float
+    pause: float
     average: float
     precision: str
     with_saliency: bool
@@ -60,7 +61,14 @@ class Settings(NamedTuple):
 
 def settings_of(config: TrainConfig, *, salient: bool) -> Settings:
     """The settings of an update with or without the loss on the saliency."""
-    return Settings(config.loss, config.augment.mix, config.optimizer.average, config.optimizer.precision, salient)
+    return Settings(
+        config.loss,
+        config.augment.mix,
+        config.augment.pause,
+        config.optimizer.average,
+        config.optimizer.precision,
+        salient,
+    )
 
 
 @partial(jax.jit, static_argnames=("graph", "tx", "settings"), donate_argnums=0)
@@ -90,6 +98,7 @@ def update(
             shares,
             settings.loss,
             mix=settings.mix,
+            pause=settings.pause,
             with_saliency=settings.with_saliency,
         )
 
