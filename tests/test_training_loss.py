@@ -81,7 +81,7 @@ def test_ctc_loss_is_that_of_every_frame_labelling_and_limited(rng: np.random.Ge
         (1, 2, 2, 2),
     ]
     total = sum(np.exp(sum(float(log_probs[0, t, y]) for t, y in enumerate(way))) for way in ways)
-    found = ctc_losses(log_probs, jnp.asarray(batch.n_frames), batch, 4)
+    found = ctc_losses(log_probs, batch, 4)
     assert float(found) == pytest.approx((-np.log(total) + 2 * CTC_LIMIT) / 4, rel=1e-4)
 
 
@@ -109,8 +109,6 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
     found = saliency_loss(
         network,
         batch,
-        jnp.asarray(batch.features),
-        jnp.asarray(batch.n_frames),
         jax.random.key(0),
         LossConfig(saliency=1.0, saliency_labels=2),
     )
@@ -129,8 +127,7 @@ def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(
     spans = np.array([[[0, 10], [10, 30], [32, 50], [50, 71], [-1, -1]]], np.float32)
     batch = batch_of(labels, spans=spans)
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=2)
-    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
-    found = saliency_loss(network, batch, *arguments, config)
+    found = saliency_loss(network, batch, jax.random.key(0), config)
 
     def score(x):
         return network.label_log_probs(x, jnp.asarray(labels[0]))
@@ -162,9 +159,8 @@ def test_all_labels_are_trained_and_no_two_in_one_row_are_near(stride: int):
 @pytest.mark.parametrize("stride", [0, 2])
 def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.random.Generator, stride: int):
     batch = batch_of(rng.integers(1, 4, size=(2, 2)).astype(np.int32))
-    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
-    assert float(saliency_loss(tiny_bundle.network, batch, *arguments, config)) == 0.0
+    assert float(saliency_loss(tiny_bundle.network, batch, jax.random.key(0), config)) == 0.0
 
 
 # Where labels share a pull-back their weights in it are held, and finite differences would move them.
@@ -176,19 +172,17 @@ def test_the_slope_of_the_saliency_loss_is_that_of_finite_differences(tiny_bundl
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
     graph, params = nnx.split(tiny_bundle.network)
 
-    arguments = (jnp.asarray(batch.features), jnp.asarray(batch.n_frames), jax.random.key(0))
-
     @jax.jit
-    def loss(params, batch, arguments):
-        return saliency_loss(nnx.merge(graph, params), Batch(*batch), *arguments, config)
+    def loss(params, batch):
+        return saliency_loss(nnx.merge(graph, params), Batch(*batch), jax.random.key(0), config)
 
-    slope = jax.jit(jax.grad(loss))(params, batch, arguments)
+    slope = jax.jit(jax.grad(loss))(params, batch)
     # Along the slope itself, whose rise is its squared length.
     length = np.sqrt(sum(float(jnp.square(part).sum()) for part in jax.tree.leaves(slope)))
 
     def after(step: float) -> float:
         moved = jax.tree.map(lambda p, g: p + step * g / length, params, slope)
-        return float(loss(moved, batch, arguments))
+        return float(loss(moved, batch))
 
     assert (after(1e-2) - after(-1e-2)) / 2e-2 == pytest.approx(length, rel=0.03)
 

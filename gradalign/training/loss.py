@@ -1,10 +1,9 @@
 """What training minimises: decoder, CTC, and what exact times of synthetic speech teach."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -67,8 +66,7 @@ def losses(
     """
     n_examples, n_rows = batch.features.shape[:2]
     keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
-    features, n_frames, spans = _augmented(batch, shares.augment, mix, pause, keys[:, 0])
-    batch = batch._replace(spans=spans)
+    batch = _augmented(batch, shares.augment, mix, pause, keys[:, 0])
     # Half of the examples start at position 0, as all do later; the others at positions that only long
     # recordings reach.
     drawn = jax.vmap(jax.random.uniform)(keys[:, 1]) * 2 * MAX_POSITION - MAX_POSITION
@@ -86,10 +84,10 @@ def losses(
             ctc_blocks=config.ctc_blocks,
         )
 
-    out = jax.vmap(one)(features, n_frames, batch.labels, position, keys[:, 2])
+    out = jax.vmap(one)(batch.features, batch.n_frames, batch.labels, position, keys[:, 2])
     decoder_loss, accuracy = decoder_losses(out.log_probs, batch, config.label_smoothing)
     subsampling = n_rows // out.ctc_log_probs.shape[2]
-    ctc_loss = jax.vmap(lambda heard: ctc_losses(heard, n_frames, batch, subsampling), 1)(out.ctc_log_probs)
+    ctc_loss = jax.vmap(lambda heard: ctc_losses(heard, batch, subsampling), 1)(out.ctc_log_probs)
     own = (1 - config.ctc_blocks_share) if config.ctc_blocks else 1.0
     middle = ctc_loss[:-1].mean() * (1 - own) if config.ctc_blocks else 0.0
     loss = (1 - config.ctc) * decoder_loss + config.ctc * (own * ctc_loss[-1] + middle)
@@ -97,19 +95,20 @@ def losses(
     loss = loss + shares.guide * (frame_loss + guide_loss)
     parts = {"attention": decoder_loss, "ctc": ctc_loss[-1], "frame": frame_loss, "guide": guide_loss}
     if with_saliency:
-        parts["saliency"] = saliency_loss(network, batch, features, n_frames, jax.random.fold_in(key, 1), config)
+        parts["saliency"] = saliency_loss(network, batch, jax.random.fold_in(key, 1), config)
         loss = loss + config.saliency * parts["saliency"]
     return loss, {"loss": loss, **parts, "accuracy": accuracy}
 
 
-def _augmented(batch: Batch, share: Float[Array, ""], mix: float, pause: float, keys: Array):
+def _augmented(batch: Batch, share: Float[Array, ""], mix: float, pause: float, keys: Array) -> Batch:
     features, n_frames, spans = map(jnp.asarray, (batch.features, batch.n_frames, batch.spans))
     # The neighbour in the batch is as good a stranger as any.
     background = jnp.roll(features, 1, axis=0)
     others = jnp.roll(n_frames, 1)
-    return jax.vmap(
+    features, n_frames, spans = jax.vmap(
         lambda x, n, s, b, m, k: augment(x, n, s, share, k, background=b, n_background=m, mix=mix, pause=pause)
     )(features, n_frames, spans, background, others, keys)
+    return batch._replace(features=features, n_frames=n_frames, spans=spans)
 
 
 def decoder_losses(
@@ -131,12 +130,11 @@ def decoder_losses(
 
 def ctc_losses(
     ctc_log_probs: Float[Array, "examples encoder_frames vocabulary"],
-    n_frames: Int[np.ndarray | Array, " examples"],
     batch: Batch,
     subsampling: int,
 ) -> Float[Array, ""]:
     """CTC loss a label (Graves et al. 2006), at most `CTC_LIMIT` for an utterance."""
-    frame_pad = jnp.arange(ctc_log_probs.shape[1])[None, :] >= -(-n_frames // subsampling)[:, None]
+    frame_pad = jnp.arange(ctc_log_probs.shape[1])[None, :] >= -(-batch.n_frames // subsampling)[:, None]
     label_pad = jnp.arange(batch.labels.shape[1])[None, :] >= batch.n_labels[:, None]
     lost = optax.ctc_loss(ctc_log_probs, frame_pad.astype(jnp.float32), batch.labels, label_pad.astype(jnp.float32))
     lost = jnp.where(batch.n_labels > 0, lost, 0.0)
@@ -171,9 +169,7 @@ def timing_losses(
     return frame_loss, guide_loss
 
 
-def saliency_loss(
-    network: AED, batch: Batch, features: Any, n_frames: Any, key: PRNGKeyArray, config: LossConfig
-) -> Float[Array, ""]:
+def saliency_loss(network: AED, batch: Batch, key: PRNGKeyArray, config: LossConfig) -> Float[Array, ""]:
     """How far the saliency of labels strays from their true intervals.
 
     For some labels of a few examples with known times: the cross-entropy between the share of the label's saliency
@@ -181,7 +177,9 @@ def saliency_loss(
     saliency is a gradient, so this is differentiated twice. With a stride the labels of one pull-back share its
     saliency: each has the frames that are nearer to its interval than to those of the others.
     """
-    spans = jnp.asarray(batch.spans)
+    features, n_frames, all_labels, spans = map(
+        jnp.asarray, (batch.features, batch.n_frames, batch.labels, batch.spans)
+    )
     known = spans[:, :, 0] >= 0
     frame = jnp.arange(features.shape[1])[None, None, :]
 
@@ -208,9 +206,7 @@ def saliency_loss(
     # Examples with the most known times first.
     best = jnp.argsort(-known.sum(1))[: min(config.saliency_examples, features.shape[0])]
     keys = jax.random.split(key, len(best))
-    loss, counted = jax.vmap(one)(
-        features[best], n_frames[best], jnp.asarray(batch.labels)[best], known[best], spans[best], keys
-    )
+    loss, counted = jax.vmap(one)(features[best], n_frames[best], all_labels[best], known[best], spans[best], keys)
     return loss.sum() / jnp.maximum(counted.sum(), 1)
 
 

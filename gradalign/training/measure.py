@@ -64,7 +64,7 @@ def _measure(params: Any, batch: Batch, *, graph: Any, smoothing: float):
     out = jax.vmap(lambda x, n, y: network.training_pass(x, n, y, None))(batch.features, batch.n_frames, batch.labels)
     decoder_loss, accuracy = decoder_losses(out.log_probs, batch, smoothing)
     heard = out.ctc_log_probs[:, -1]
-    ctc_loss = ctc_losses(heard, batch.n_frames, batch, batch.features.shape[1] // heard.shape[1])
+    ctc_loss = ctc_losses(heard, batch, batch.features.shape[1] // heard.shape[1])
     n_labels = jnp.maximum(batch.n_labels, 1)
     n_encoder = -(-batch.n_frames // (batch.features.shape[1] // heard.shape[1]))
     flips = jax.vmap(lambda m, s, t: label_flip_index(m, n_labels=s, n_frames=t))(
