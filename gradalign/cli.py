@@ -342,7 +342,13 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         "--cache", metavar="FOLDER", type=Path, help="features, to be shared by runs (default: features in the output)"
     )
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    command.add_argument("--init", metavar="MODEL", help="begin with the parameters of this model")
+    command.add_argument(
+        "--init",
+        metavar="MODEL",
+        action="append",
+        default=[],
+        help="begin with the parameters of this model; given more than once, with the mean of several",
+    )
     command.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change an option, such as optimizer.peak=1e-3"
     )

@@ -19,7 +19,7 @@ import soundfile
 from flax import nnx
 from jax.sharding import Mesh
 
-from gradalign.bundle import load
+from gradalign.bundle import load, save
 from gradalign.cli import main
 from gradalign.errors import FormatError, GradalignError
 from gradalign.nn.aed import AED
@@ -198,14 +198,23 @@ def test_every_option_of_the_method_runs(recordings: Path, config, tmp_path: Pat
 def test_a_run_begins_with_the_parameters_of_a_model(unbroken, recordings: Path, config, tmp_path: Path):
     still = dataclasses.replace(config, steps=1, optimizer=dataclasses.replace(config.optimizer, peak=0.0))
     first = unbroken[0] / "models" / "last"
-    done = train(still, tmp_path / "a", data=recordings, init=first)
+    done = train(still, tmp_path / "a", data=recordings, init=[first])
     assert done.model is not None
     ours, theirs = params(done.model), params(first)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
+    # A run that learns nothing from the mean of two models leaves it as it is.
+    thrice = load(first)
+    nnx.update(thrice.network, jax.tree.map(lambda x: 3 * x, nnx.state(thrice.network)))
+    save(thrice, tmp_path / "thrice")
+    both = train(still, tmp_path / "c", data=recordings, init=[first, tmp_path / "thrice"])
+    assert both.model is not None
+    ours = params(both.model)
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], 2 * theirs[name], rtol=1e-6, err_msg=name)
     other = dataclasses.replace(config, network=dataclasses.replace(config.network, dim=32))
     with pytest.raises(FormatError, match=r"cannot begin with .*: network\.dim is 16, the config has 32"):
-        train(other, tmp_path / "b", data=recordings, init=first)
+        train(other, tmp_path / "b", data=recordings, init=[first])
     assert not (tmp_path / "b").exists()
 
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +64,7 @@ def train(
     data: str | Path = ".",
     cache: str | Path | None = None,
     resume: bool = False,
-    init: str | Path | None = None,
+    init: Sequence[str | Path] = (),
     report: Callable[[str], None] = log.info,
     status: Callable[[str], None] = lambda line: None,
     stop_after: int | None = None,
@@ -81,14 +81,15 @@ def train(
         data: Folder that the paths of ``config.data`` are relative to.
         cache: Folder of cached features, which several runs may share; default ``out/features``.
         resume: Go on from the last checkpoint in ``out``; without one, begin.
-        init: Model whose parameters to begin with, in place of random ones; of the same network and features.
+        init: Models whose parameters to begin with, in place of random ones: those of one, or the mean of several that
+            were trained one from another; of the same network and features.
         report: Told each line worth keeping.
         status: Told, more often, what is going on right now.
         stop_after: End as if interrupted after so many updates in this process.
 
     Raises:
-        FormatError: If the data cannot be read or used, ``out`` holds another run, or ``init`` is another
-            kind of model.
+        FormatError: If the data cannot be read or used, ``out`` holds another run, or one of ``init`` is
+            another kind of model.
         GradalignError: If the loss is not finite; the message names the update and the utterances of the batch.
     """
     out = Path(out)
@@ -173,7 +174,7 @@ def _prepare(
     data: Path,
     cache: Path,
     resume: bool,
-    init: str | Path | None,
+    init: Sequence[str | Path],
     report: Callable[[str], None],
     status: Callable[[str], None],
 ) -> _Run:
@@ -339,13 +340,21 @@ def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
         )
 
 
-def _network(config: TrainConfig, init: str | Path | None) -> AED:
-    """A network with random parameters, or with those of a model."""
+def _network(config: TrainConfig, init: Sequence[str | Path]) -> AED:
+    """A network with random parameters, those of a model, or the mean of several ("soups": Wortsman et al. 2022)."""
     if config.network.vocabulary != len(PHONES) + 1:
         raise FormatError(f"network.vocabulary must be {len(PHONES) + 1} for phone labels")
-    if init is None:
+    if not init:
         return AED(config.network, rngs=nnx.Rngs(config.seed))
-    given = load(init, calibrated=False)
+    networks = [_given(config, one) for one in init]
+    mean = jax.tree.map(lambda *parts: sum(parts) / len(parts), *(nnx.state(network) for network in networks))
+    nnx.update(networks[0], mean)
+    return networks[0]
+
+
+def _given(config: TrainConfig, model: str | Path) -> AED:
+    """The network of a model, which must be one that the config describes."""
+    given = load(model, calibrated=False)
     problems = [
         f"{section}.{field.name} is {getattr(theirs, field.name)}, the config has {getattr(ours, field.name)}"
         for section, theirs, ours in (
@@ -358,7 +367,7 @@ def _network(config: TrainConfig, init: str | Path | None) -> AED:
     if given.labels != PHONES:
         problems.append("its labels are not the phones of CMUdict")
     if problems:
-        raise FormatError(f"cannot begin with the parameters of {init}: {'; '.join(problems)}")
+        raise FormatError(f"cannot begin with the parameters of {model}: {'; '.join(problems)}")
     return given.network
 
 
