@@ -24,7 +24,7 @@ from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
-FORMAT, VERSION = "gradalign-calibration", 5
+FORMAT, VERSION = "gradalign-calibration", 4
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 

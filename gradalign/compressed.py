@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gradalign.evidence import ctc_scores, percentile_of
 from gradalign.gradients import Reduction, norm, reduced
@@ -90,9 +90,8 @@ def windowed_saliency(
     n_encoder = kept.encoded.shape[0]
     window = min(window, n_encoder)
     n_labels, real = (labels > 0).sum(), labels > 0
-    n_real = -(-jnp.asarray(n_frames) // network.config.subsampling)
-    centres, found = coarse_alignment(network.ctc_log_probs(kept.encoded), labels, n_real)
-    last_start = jnp.maximum(n_real - window, 0)
+    centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
+    last_start = jnp.maximum(-(-jnp.asarray(n_frames) // network.config.subsampling) - window, 0)
     starts = jnp.clip(centres - window // 2, 0, last_start)
     all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
     gradients = _in_windows(network, kept, labels, starts, all_depths, window, chunk, history)
@@ -166,22 +165,25 @@ def _in_windows(
 
 
 def coarse_alignment(
-    ctc_log_probs: Float[Array, "encoder_frames vocabulary"],
+    network: AED,
+    encoded: Float[Array, "encoder_frames dim"],
     labels: Int[Array, " labels"],
-    n_encoder: Int[Array, ""] | int,
-) -> tuple[Int[Array, " labels"], Bool[Array, ""]]:
+    n_frames: Int[Array, ""] | int,
+) -> tuple[Int[Array, " labels"], Array]:
     """Encoder frame in the middle of each label by CTC forced alignment, and whether there is any path.
 
     Args:
-        ctc_log_probs: Of the CTC head.
+        network: The network.
+        encoded: Output of its encoder.
         labels: Ids; 0 past the end.
-        n_encoder: Real encoder frames.
+        n_frames: Real feature frames.
     """
-    scores, blank = ctc_scores(ctc_log_probs, labels)
+    scores, blank = ctc_scores(network.ctc_log_probs(encoded), labels)
     skip_allowed = jnp.concatenate([jnp.ones(1, bool), labels[1:] != labels[:-1]])
     topology = Topology(jnp.ones(len(labels) + 1, bool), skip_allowed)
+    n_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     path = viterbi(scores, blank, topology, n_labels=(labels > 0).sum(), n_frames=n_encoder)
-    frame = jnp.arange(len(ctc_log_probs))
+    frame = jnp.arange(len(encoded))
     on_label = path.labels[None, :] == jnp.arange(len(labels))[:, None]
     middle = (on_label * frame[None, :]).sum(axis=1) / jnp.maximum(on_label.sum(axis=1), 1)
     return jnp.round(middle).astype(jnp.int32), path.score > NEVER / 10

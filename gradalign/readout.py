@@ -369,8 +369,7 @@ def _by_ctc(graph, state, features, n_frames, labels):
     """What the CTC head alone tells: its signal and cues, and the coarse alignment; XLA shares the forward pass."""
     network = nnx.merge(graph, state)
     seen = chosen_signals(network, features, labels, n_frames, names=("ctc",), chunk=1)
-    heard = network.ctc_log_probs(network.encode(features, n_frames)[0])
-    return seen, *coarse_alignment(heard, labels, -(-n_frames // network.config.subsampling))
+    return seen, *coarse_alignment(network, network.encode(features, n_frames)[0], labels, n_frames)
 
 
 @partial(by_shape, static_argnames=("graph",))

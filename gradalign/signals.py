@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gradalign.compressed import coarse_alignment, windowed_saliency
+from gradalign.compressed import windowed_saliency
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
 from gradalign.gradients import norm, pulled_back
 from gradalign.nn.aed import AED, FEATURES_LEAF, Leaves
@@ -37,9 +37,6 @@ OF_CTC = ("blank", "blank-around")
 AROUND = 20
 """Frames to either side: in speech the CTC head hears a label at least that often, in noise between words none."""
 
-NEAR = 25
-"""Frames to either side of where the CTC head hears a label: evidence that peaks further away is of something else."""
-
 QUIETEST = -7.0
 """Energies (natural logs) this far below the loud parts count as this, about 30 dB: the digital silence of synthetic
 speech is no quieter than the quiet room of a recording."""
@@ -54,7 +51,7 @@ class Signals(NamedTuple):
     Attributes:
         scores: Evidence by signal, in the order of `signal_names`; 0 on padded frames. Rows of gradients and attention
             have mean 0 over time (of the piece, where a long recording is read in pieces), those of CTC are
-            log-probabilities. Beside the latter the former count as far as they agree with it, see `agreement`.
+            log-probabilities.
         cues: Numbers about each frame, in the order of `CUES`; 0 on padded frames. Energies are relative to the loud
             parts of the recording, so that a louder or longer one has the same.
         sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.
@@ -96,8 +93,7 @@ def signals(
 
     Gradients are log norms over the leaf's axis (of features also over each part of the mel axis), normalised over
     time as in `gradalign.evidence.log_saliency`; attention and CTC are logs. Encoder frames are interpolated to
-    feature frames. Where the CTC head is among the families, gradients and attention are multiplied with their
-    `agreement`: a decoder that has lost its place looks at other words, and is as clear about those.
+    feature frames.
 
     Args:
         network: The attention encoder-decoder.
@@ -105,8 +101,7 @@ def signals(
         labels: Ids of the transcript; 0 past its end.
         n_frames: Real frames.
         families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
-            is 0, and nothing is asked to agree with it. Windows are around the places where the CTC head hears the
-            labels, whatever the families.
+            is 0. Windows are around the places where the CTC head hears the labels, whatever the families.
         chunk: Labels differentiated together; None for gradients in windows, see `gradalign.compressed`.
 
     References:
@@ -131,8 +126,6 @@ def signals(
     if "ctc" in families:
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
         parts.append(to_fine(jnp.maximum(heard, LEAST)))
-        centres, found = coarse_alignment(seen.ctc_log_probs, labels, n_encoder)
-        parts[:-1] = [part * agreement(part, centres * subsampling, real, found) for part in parts[:-1]]
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
         of_heads = jnp.stack([blank, jnp.exp(_least_around(blank)), jnp.zeros(rows)])
     entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
@@ -143,29 +136,6 @@ def signals(
         jnp.stack([jnp.maximum(said, LEAST), -entropy], axis=1),
         seen.missed,
     )
-
-
-def agreement(
-    scores: Float[Array, "labels frames"],
-    centres: Int[Array, " labels"],
-    real: Bool[Array, " frames"],
-    found: Bool[Array, ""] | bool = True,
-) -> Float[Array, "labels 1"]:
-    """How far evidence of labels points to where they are known to be about, in [0, 1].
-
-    It is the share of the highest value within `NEAR` frames of the centre in its sum with the highest one elsewhere,
-    both as probabilities: 1/2 if they are equal, 1 if there is no elsewhere, whatever the length of the recording.
-
-    Args:
-        scores: Log-domain evidence.
-        centres: Frame of each label.
-        real: Which frames are not padding.
-        found: Whether the centres mean anything; if not, everything agrees.
-    """
-    far = jnp.abs(jnp.arange(scores.shape[1])[None, :] - centres[:, None]) > NEAR
-    here = jnp.where(real[None, :] & ~far, scores, -1e9).max(1, keepdims=True)
-    elsewhere = jnp.where(real[None, :] & far, scores, -1e9).max(1, keepdims=True)
-    return jnp.where(found, jax.nn.sigmoid(here - elsewhere), 1.0)
 
 
 class _Seen(NamedTuple):

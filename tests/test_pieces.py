@@ -79,8 +79,6 @@ def test_a_recording_longer_than_a_piece_is_read_in_pieces(tiny_bundle, monkeypa
     features, labels = rng.normal(size=(120, 20)).astype(np.float32), ("A", "B", "K", "A", "B", "A")
     names = signal_names(tiny_bundle.network.config)
     whole = read_signals(tiny_bundle, features, labels)
-    apart = tuple(name for name in names if name != "ctc")
-    whole_apart = read_signals(tiny_bundle, features, labels, apart)
     monkeypatch.setattr(readout, "LONGEST_S", 0.9)
     seen = []
     monkeypatch.setattr(readout, "pieces", lambda *args, **kw: seen.extend(pieces(*args, **kw)) or seen)
@@ -94,8 +92,9 @@ def test_a_recording_longer_than_a_piece_is_read_in_pieces(tiny_bundle, monkeypa
             found.scores[0, first:last, begin:end], alone.scores[0], atol=1e-3
         )  # gradients at the features
     # Without the CTC head nothing says where to cut.
+    apart = tuple(name for name in names if name != "ctc")
     uncut = read_signals(tiny_bundle, features, labels, apart)
-    np.testing.assert_allclose(uncut.scores, whole_apart.scores, atol=1e-3)
+    np.testing.assert_allclose(uncut.scores, whole.scores[: len(apart)], atol=1e-3)
 
 
 def test_one_label_cannot_be_cut():
