@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -11,9 +10,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from gradalign import audio, confidence
+from gradalign import confidence
 from gradalign._lbfgs import minimise
-from gradalign.alignment import Interval
 from gradalign.bundle import Bundle
 from gradalign.calibration import (
     Calibration,
@@ -31,11 +29,10 @@ from gradalign.classifier import learn as learn_classifier
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology
-from gradalign.manifest import Utterance
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, middle_states, names_of, picked, read_all
 from gradalign.signals import Signals, family
-from gradalign.synth.augment import noise
+from gradalign.timed_speech import TimedUtterance
 from gradalign.transcript import Transcript
 
 METHODS = {
@@ -48,95 +45,6 @@ METHODS = {
 
 FEWEST = 100
 """A classifier of frames is not learnt from fewer utterances: it is made of thousands of numbers."""
-
-
-class TimedUtterance(NamedTuple):
-    """Speech whose times are known.
-
-    Attributes:
-        samples: At the model's rate, in [-1, 1].
-        text: What is said, as people write it.
-        phones: Labels of the model with their times in seconds.
-        words: Words of the text with their times.
-    """
-
-    samples: Float[np.ndarray, " samples"]
-    text: str
-    phones: tuple[Interval, ...]
-    words: tuple[Interval, ...]
-
-
-def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
-    """An utterance of a corpus, with its samples.
-
-    Raises:
-        FormatError: If the recording cannot be read.
-        ValueError: If the utterance has no times of phones or words.
-    """
-    if utterance.phones is None or utterance.words is None:
-        raise ValueError(f"{utterance.id} has no times of phones and words")
-    rate = bundle.features.sample_rate
-    samples = audio.levelled(audio.read(utterance.audio, sample_rate=rate))
-    first = round(utterance.start * rate)
-    last = None if utterance.duration is None else first + round(utterance.duration * rate)
-    # A copy: a view would keep the whole of a long recording.
-    return TimedUtterance(np.array(samples[first:last]), utterance.text, utterance.phones, utterance.words)
-
-
-def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_rate: int) -> TimedUtterance:
-    """Synthetic speech with what it lacks: loud and soft words, pauses of any length, and the noise of every recording.
-
-    Each word becomes up to 8 dB louder or softer, at random. Up to a second is put before and after them all, in one
-    of two between two words as well. One pause of three holds a sound that is no speech, a burst of noise 20 dB
-    softer to 10 dB louder than the speech: people breathe, laugh and knock. Then pink or white noise lies under all of
-    it, 8 to 40 dB below the speech. All times stay exact.
-
-    Args:
-        utterance: Speech that is not all zero.
-        rng: Of every choice.
-        sample_rate: In Hz.
-    """
-    first, last, inner = rng.uniform(0.0, 1.0, size=3)
-    cuts = [b.start for a, b in pairwise(utterance.words) if b.start > 0]
-    at = float(rng.choice(cuts)) if cuts and rng.random() < 0.5 else utterance.words[0].start
-    samples = _uneven(utterance, rng, sample_rate)
-    parts = np.split(samples, [round(at * sample_rate)])
-    loudness = float(np.sqrt(np.square(samples).mean()))
-    gaps = [_pause(round(gap * sample_rate), loudness, rng) for gap in (first, inner, last)]
-    longer = np.concatenate([gaps[0], parts[0], gaps[1], parts[1], gaps[2]])
-    kind = ("pink", "white")[int(rng.integers(2))]
-    noisy = noise(longer, float(rng.uniform(8.0, 40.0)), kind, rng)
-    before, after = len(gaps[0]) / sample_rate, (len(gaps[0]) + len(gaps[1])) / sample_rate
-
-    def moved(units: tuple[Interval, ...]) -> tuple[Interval, ...]:
-        late = [(unit.start + unit.end) / 2 >= at for unit in units]
-        return tuple(
-            replace(u, start=u.start + (after if l else before), end=u.end + (after if l else before))
-            for u, l in zip(units, late, strict=True)
-        )
-
-    return TimedUtterance(noisy, utterance.text, moved(utterance.phones), moved(utterance.words))
-
-
-def _uneven(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: int) -> Float[np.ndarray, " samples"]:
-    """The samples with a gain for each word, which holds at its middle and glides to that of the next one."""
-    middles = [(word.start + word.end) / 2 * sample_rate for word in utterance.words]
-    decibels = np.interp(np.arange(len(utterance.samples)), middles, rng.uniform(-8.0, 8.0, len(middles)))
-    return (np.asarray(utterance.samples) * 10 ** (decibels / 20)).astype(np.float32)
-
-
-def _pause(length: int, loudness: float, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
-    """Silence, in one of three with a burst of noise that swells and fades somewhere in it."""
-    pause = np.zeros(length, np.float32)
-    burst = round(length * rng.uniform(0.2, 1.0))
-    if rng.random() < 1 / 3 and burst > 1:
-        at = int(rng.integers(length - burst + 1))
-        made = rng.standard_normal(burst).astype(np.float32) * np.hanning(burst).astype(np.float32)
-        if rng.random() < 0.5:  # a dull one
-            made = np.cumsum(made) - np.linspace(0.0, made.sum(), burst)
-        wanted = loudness * 10 ** (rng.uniform(-20.0, 10.0) / 20)
-        pause[at : at + burst] = made * np.float32(wanted / max(float(np.sqrt(np.square(made).mean())), 1e-9))
-    return pause
 
 
 def calibrate(

@@ -1,10 +1,11 @@
 """From scores to an alignment: the path or the posteriors of the lattice, put into words, phones and seconds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from gradalign._types import Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
@@ -18,9 +19,15 @@ from gradalign.confidence import FACTS, REACH_S, facts, of_words
 from gradalign.errors import AlignmentError
 from gradalign.evidence import normalise
 from gradalign.lattice import Posteriors, Topology, check_feasible, forward_backward, spans, viterbi
-from gradalign.signals import Signals
+from gradalign.signals import CUES, Signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
+
+LEASH = 25
+"""Frames to either side of where CTC forced alignment has a label that cost nothing."""
+
+LEASH_COST = 0.1
+"""Natural log of odds a frame further than these."""
 
 
 def place(
@@ -70,6 +77,8 @@ def place_calibrated(
 ) -> tuple[Alignment, Float[np.ndarray, "words facts"]]:
     """An alignment from the signals that a calibration is for, and what is known of each word in its tier.
 
+    If the CTC head is among them, labels are held near to where CTC forced alignment has them, see `strayed`.
+
     Args:
         transcript: Words and labels.
         seen: Signals of its labels, those of the calibration in its order.
@@ -98,8 +107,34 @@ def place_calibrated(
     heard = None if at is None else np.asarray(seen.scores[at])
     told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
+    if heard is not None:
+        blank = np.asarray(seen.cues[CUES.index("blank")])
+        with part("lattice"):
+            scores = scores - LEASH_COST * strayed(heard, blank, transcript.labels)
     topology = Topology.words(transcript.unit_of_label)
     return _placed(transcript, scores, silence, topology, grid, duration, features, method, model, told)
+
+
+def strayed(
+    heard: Float[np.ndarray, "labels frames"], blank: Float[np.ndarray, " frames"], labels: Sequence[str]
+) -> Int[np.ndarray, "labels frames"]:
+    """Frames by which each frame lies further than `LEASH` from where CTC forced alignment has the label.
+
+    What is learnt on short sentences without a mistake may lose its place in long informal speech. There the CTC head
+    is the better guide to about where a word is, if not to its edges.
+
+    Args:
+        heard: Log-posterior of each label.
+        blank: Of the blank.
+        labels: Names of the labels; between equal neighbours there must be a blank.
+    """
+    n_labels, n_frames = heard.shape
+    topology = Topology.ctc(np.unique(labels, return_inverse=True)[1])
+    if n_frames < n_labels + int((~topology.skip_allowed).sum()):
+        return np.zeros(heard.shape, np.int32)
+    first, end = spans(_path(heard, blank, topology), n_labels).T[:, :, None]
+    frame = np.arange(n_frames)[None, :]
+    return np.maximum(np.maximum(first - frame, frame - (end - 1)) - LEASH, 0)
 
 
 class _Told(NamedTuple):

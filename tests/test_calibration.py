@@ -12,7 +12,7 @@ from flax import nnx
 from gradalign import bundle as bundles
 from gradalign.aligner import align
 from gradalign.alignment import Interval
-from gradalign.calibrate import METHODS, TimedUtterance, _uneven, among_people, calibrate, learn
+from gradalign.calibrate import METHODS, calibrate, learn
 from gradalign.calibration import (
     CLASS_NAMES,
     TAPS,
@@ -32,6 +32,7 @@ from gradalign.nn.aed import AED
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, picked
 from gradalign.signals import CUES, OF_CTC, Signals, signal_names
+from gradalign.timed_speech import TimedUtterance
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
@@ -225,35 +226,6 @@ def test_calibrating_a_model_and_using_it(tiny_bundle, tmp_path, rng):
         align(utterances[0].samples.astype(np.float32), transcript, model=kept, method="calibrated", leaf="stem")
     with pytest.raises(AlignmentError, match=r"'tiny' has not learnt method 'calibrated'.*gradalign calibrate"):
         align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle, method="calibrated")
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
-    rng = np.random.default_rng(seed)
-    clean = 0.3 * rng.normal(size=16_000).astype(np.float32)
-    phones = tuple(Interval(0.1 + 0.2 * n, 0.3 + 0.2 * n, "A") for n in range(4))
-    words = tuple(Interval(phones[n].start, phones[n + 1].end, "aa") for n in (0, 2))
-    found = among_people(TimedUtterance(clean, "aa aa", phones, words), rng, sample_rate=16_000)
-    assert len(found.samples) > len(clean)
-    for before, after in zip((*phones, *words), (*found.phones, *found.words), strict=True):
-        assert after.duration == pytest.approx(before.duration)
-        ours = clean[round(before.start * 16_000) :][: round(0.2 * 16_000)]
-        theirs = found.samples[round(after.start * 16_000) :][: round(0.2 * 16_000)]
-        shifts = [np.corrcoef(ours[4:-4], theirs[4 + k : len(theirs) - 4 + k])[0, 1] for k in (-2, -1, 0, 1, 2)]
-        # Rounding to samples may move it by one; below a word made softer, noise is nearly as loud as the word.
-        assert max(shifts) > 0.6
-        assert -10 < 20 * np.log10(theirs.std() / ours.std()) < 10
-
-
-def test_words_become_louder_or_softer(rng):
-    clean = rng.normal(size=3 * 16_000)
-    words = tuple(Interval(start, start + 0.5, "aa") for start in np.arange(0.0, 3.0, 0.5))
-    found = _uneven(TimedUtterance(clean, " ".join(["aa"] * 6), words, words), rng, 16_000)
-    gains = 20 * np.log10(found / clean)
-    at_middles = gains[[round((word.start + word.end) / 2 * 16_000) for word in words]]
-    assert np.all(np.abs(at_middles) < 8)
-    assert np.ptp(at_middles) > 3
-    assert np.abs(np.diff(gains)).max() < 0.01  # no steps
 
 
 def test_speech_without_times_of_words_is_refused(tiny_bundle):

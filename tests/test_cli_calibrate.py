@@ -8,15 +8,14 @@ import soundfile
 from flax import nnx
 
 from gradalign import bundle as bundles
-from gradalign import calibrate as calibrating
-from gradalign import calibration, io
+from gradalign import calibration, io, timed_speech
 from gradalign.bundle import Bundle
 from gradalign.classifier import Classifier, name_of
-from gradalign.errors import FormatError
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
+from gradalign.synth.corpus import Progress
 
 CONFIG = AEDConfig(
     dim=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward_dim=32, stem_channels=4, conv_kernel=5
@@ -72,8 +71,8 @@ def test_a_few_recordings_leave_the_classifier_of_frames_as_it_is(run_command, r
 def test_weights_and_classifier_are_learnt_from_different_recordings(run_command, monkeypatch):
     monkeypatch.setattr("gradalign.calibrate.FEWEST", 1)
     seen = []
-    real = calibrating.read
-    monkeypatch.setattr(calibrating, "read", lambda one, bundle: seen.append(one.id) or real(one, bundle))
+    real = timed_speech.read
+    monkeypatch.setattr(timed_speech, "read", lambda one, bundle: seen.append(one.id) or real(one, bundle))
     options = ("--utterances", "2", "--frame-utterances", "5", "--steps", "1")
     status, out, err = run_command("calibrate", "tiny", "--data", "timed.jsonl", "timed.jsonl", *options)
     assert (status, err) == (0, "")
@@ -81,22 +80,28 @@ def test_weights_and_classifier_are_learnt_from_different_recordings(run_command
     assert "2 recordings of me; the classifier of frames on 1 others" in out
 
 
-def test_synthetic_speech_for_the_classifier_says_other_sentences(run_command, monkeypatch):
-    texts = {}
+def test_synthetic_speech_holds_many_sentences_and_the_classifier_has_others(run_command, monkeypatch):
+    read = []
 
-    def first(chosen, folder, settings):
-        texts[folder.name] = (settings.seed, list(chosen))
-        if folder.name == "1":
-            raise FormatError("enough")
-        return ()
+    def spoken(chosen, folder, settings):
+        read.append((folder.name.split("-")[0], settings, list(chosen)))
+        return [Progress(0, 0.0, 0, ())]
 
-    monkeypatch.setattr("gradalign.synth.corpus.write", first)
+    monkeypatch.setattr("gradalign.synth.corpus.write", spoken)
     monkeypatch.setattr("gradalign.synth.matching", lambda names: ("one", "two"))
-    assert run_command("calibrate", "tiny", "--utterances", "6", "--frame-utterances", "20")[0] == 1
-    (seed, weights), (other_seed, frames) = texts["0"], texts["1"]
-    assert (len(weights), len(frames)) == (3, 10)
-    assert not set(weights) & set(frames)
-    assert seed != other_seed
+    monkeypatch.setattr("gradalign.commands.calibrate._with_times", lambda sources: [])
+    assert run_command("calibrate", "tiny", "--utterances", "90", "--frame-utterances", "310")[0] == 1
+    parts = {name: [one for one in read if one[0] == name] for name in "01"}
+    said = {name: [text for _, _, texts in part for text in texts] for name, part in parts.items()}
+    assert (len(said["0"]), len(set(said["0"])), len(said["1"]), len(set(said["1"]))) == (90, 90, 310, 300)
+    assert not set(said["0"]) & set(said["1"])
+    seeds = [settings.seed for _, settings, _ in read]
+    assert len(set(seeds)) == len(seeds)  # each few sentences in a manner of their own
+    shares = [sum(len(texts) for _, s, texts in parts["0"] if s.voices == (voice,)) for voice in ("one", "two")]
+    assert max(shares) - min(shares) <= 4
+    # What is read twice is read by two voices.
+    readers = {text: {s.voices for _, s, texts in parts["1"] if text in texts} for text in said["1"]}
+    assert all(len(readers[text]) == said["1"].count(text) for text in readers)
 
 
 @pytest.mark.parametrize(

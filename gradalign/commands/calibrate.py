@@ -10,10 +10,13 @@ from gradalign.errors import FormatError
 from gradalign.terminal import note, reporters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gradalign.classifier import Classifier
     from gradalign.manifest import Utterance
+
+
+_TOGETHER = 4  # sentences that a voice reads in one manner
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
         from gradalign import calibration
         from gradalign.bundle import fingerprint, flat_params, load
-        from gradalign.calibrate import among_people, read
         from gradalign.calibrate import calibrate as learn
+        from gradalign.timed_speech import among_people, read
 
         bundle = load(args.model, calibrated=False)
         network = fingerprint(flat_params(bundle.network))
@@ -92,15 +95,32 @@ def _calibration_speech(args: argparse.Namespace, folder: Path) -> list[list[Pat
     sentences = (texts[::4], [text for i, text in enumerate(texts) if i % 4])
     parts: list[list[Path]] = []
     for number, (wanted, own) in enumerate(zip((args.utterances, args.frame_utterances), sentences, strict=True)):
-        share = min(-(-wanted // len(voices)), len(own))
-        chosen = own[:: max(1, len(own) // max(share, 1))][:share]
-        part = folder / str(number)
-        settings = corpus.Settings(voices, args.seed + number, True, augmentation, False)
-        for last in corpus.write(chosen, part, settings) if chosen else ():
-            note(f"speaking: {last.utterances} of {len(chosen) * len(voices)} sentences", quiet=args.quiet)
-        parts.append([part / "manifest.jsonl"] if chosen else [])
+        manifests, n_made = [], 0
+        for i, (voice, few) in enumerate(_readings(own, voices, wanted)):
+            part = folder / f"{number}-{i}"
+            settings = corpus.Settings((voice,), 1000 * (args.seed + number) + i, True, augmentation, False)
+            *_, last = corpus.write(few, part, settings)
+            manifests.append(part / "manifest.jsonl")
+            n_made += last.utterances
+            note(f"speaking: {n_made} of {wanted} sentences", quiet=args.quiet)
+        parts.append(manifests)
     note("", quiet=args.quiet)
     return parts
+
+
+def _readings(texts: "Sequence[str]", voices: "Sequence[str]", wanted: int) -> "Iterator[tuple[str, Sequence[str]]]":
+    """Who reads what, a few sentences at a time in one rate and pitch: all texts once, then again by other voices.
+
+    So few utterances hold many texts, rates and pitches: what is learnt from a few texts by all voices fits these.
+    At most every voice reads every text.
+    """
+    groups = [texts[first : first + _TOGETHER] for first in range(0, len(texts), _TOGETHER)]
+    for reading in range(len(voices)):
+        for i, group in enumerate(groups):
+            if wanted <= 0:
+                return
+            yield voices[(i + reading) % len(voices)], group[:wanted]
+            wanted -= len(group)
 
 
 def _timed_speech(args: argparse.Namespace, scratch: Path) -> "tuple[list[Utterance], list[Utterance], str]":
