@@ -2,15 +2,15 @@
 
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from gradalign import placement
 from gradalign.calibration import Calibration, initial
-from gradalign.placement import LEASH, place_calibrated, strayed
+from gradalign.placement import place_calibrated, strayed
 from gradalign.signals import CUES, Signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
-from tests import oracles
 
 N_FRAMES = 200
 GRID = FrameGrid(16_000, 160)
