@@ -110,7 +110,7 @@ def place_calibrated(
     if heard is not None:
         blank = np.asarray(seen.cues[CUES.index("blank")])
         with part("lattice"):
-            scores = scores - LEASH_COST * strayed(heard, blank, transcript.labels)
+            scores = scores - (LEASH_COST * strayed(heard, blank, transcript.labels)).astype(scores.dtype)
     topology = Topology.words(transcript.unit_of_label)
     return _placed(transcript, scores, silence, topology, grid, duration, features, method, model, told)
 
