@@ -83,7 +83,8 @@ def _hesitant(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: 
     pieces, done, moved = [], 0, 0.0
     old, new = [0.0], [0.0]  # what time has become of what time, in samples; straight between these
     for phone in utterance.phones:
-        first, last = round(phone.start * sample_rate), round(phone.end * sample_rate)
+        # A synthesiser's last time may lie behind the last sample.
+        first, last = (min(round(edge * sample_rate), len(utterance.samples)) for edge in (phone.start, phone.end))
         factor = min(rng.uniform(1.5, 5.0), LONGEST_VOWEL_S * sample_rate / max(last - first, 1))
         drawn = rng.random() < HESITATIONS and phone.label in vowels
         if not drawn or factor < 1.2 or last - first < 2 * n_fft or first < done:
@@ -99,7 +100,6 @@ def _hesitant(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: 
     new.append(len(utterance.samples) + moved)
 
     def at(seconds: float) -> float:
-        # A synthesiser's last time may lie behind the last sample.
         beyond = max(seconds - old[-1] / sample_rate, 0.0)
         return float(np.interp(seconds * sample_rate, old, new)) / sample_rate + beyond
 
