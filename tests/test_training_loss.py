@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from gradalign.gradients import saliency
+from gradalign.lattice import Topology, forward_backward
 from gradalign.nn.aed import AED
 from gradalign.training.augment import augment, babble, interrupt, stretch
 from gradalign.training.config import LossConfig
@@ -18,11 +19,12 @@ from gradalign.training.data import Batch
 from gradalign.training.loss import (
     CTC_LIMIT,
     Shares,
+    boundary_losses,
     chosen_labels,
     ctc_losses,
     decoder_losses,
     losses,
-    saliency_loss,
+    saliency_losses,
     timing_losses,
 )
 
@@ -106,7 +108,7 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
     spans = np.array([[[0.0, 40.0], [40.0, 80.0]]], np.float32)
     batch = batch_of(labels, spans=spans)
     network = tiny_bundle.network
-    found = saliency_loss(
+    found, _ = saliency_losses(
         network,
         batch,
         jax.random.key(0),
@@ -127,7 +129,7 @@ def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(
     spans = np.array([[[0, 10], [10, 30], [32, 50], [50, 71], [-1, -1]]], np.float32)
     batch = batch_of(labels, spans=spans)
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=2)
-    found = saliency_loss(network, batch, jax.random.key(0), config)
+    found, _ = saliency_losses(network, batch, jax.random.key(0), config)
 
     def score(x):
         return network.label_log_probs(x, jnp.asarray(labels[0]))
@@ -160,21 +162,22 @@ def test_all_labels_are_trained_and_no_two_in_one_row_are_near(stride: int):
 def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.random.Generator, stride: int):
     batch = batch_of(rng.integers(1, 4, size=(2, 2)).astype(np.int32))
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
-    assert float(saliency_loss(tiny_bundle.network, batch, jax.random.key(0), config)) == 0.0
+    assert float(saliency_losses(tiny_bundle.network, batch, jax.random.key(0), config)[0]) == 0.0
 
 
 # Where labels share a pull-back their weights in it are held, and finite differences would move them.
-@pytest.mark.parametrize("stride", [0, 4])
-def test_the_slope_of_the_saliency_loss_is_that_of_finite_differences(tiny_bundle, stride: int):
+@pytest.mark.parametrize(("stride", "boundary"), [(0, 0.0), (4, 2.0)])
+def test_the_slope_of_the_saliency_losses_is_that_of_finite_differences(tiny_bundle, stride: int, boundary: float):
     labels = np.array([[1, 2, 3, 1]], np.int32)
     spans = np.array([[[0, 20], [20, 40], [40, 60], [60, 80]]], np.float32)
     batch = batch_of(labels, spans=spans)
-    config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
+    config = LossConfig(saliency_labels=2, saliency_stride=stride, saliency_boundary=boundary)
     graph, params = nnx.split(tiny_bundle.network)
 
     @jax.jit
     def loss(params, batch):
-        return saliency_loss(nnx.merge(graph, params), Batch(*batch), jax.random.key(0), config)
+        spread, meeting = saliency_losses(nnx.merge(graph, params), Batch(*batch), jax.random.key(0), config)
+        return spread + boundary * meeting
 
     slope = jax.jit(jax.grad(loss))(params, batch)
     # Along the slope itself, whose rise is its squared length.
@@ -185,6 +188,41 @@ def test_the_slope_of_the_saliency_loss_is_that_of_finite_differences(tiny_bundl
         return float(loss(moved, batch))
 
     assert (after(1e-2) - after(-1e-2)) / 2e-2 == pytest.approx(length, rel=0.03)
+
+
+def test_the_boundary_loss_is_that_of_the_lattice_of_two_labels(rng: np.random.Generator):
+    """The oracle: every boundary tried, and the lattice that aligns."""
+    scores = jnp.asarray(rng.normal(size=(5, 30)), jnp.float32)
+    # The third pair leaves a gap, the fourth has one way only.
+    spans = jnp.asarray([[2, 8], [8.2, 15], [15, 21.4], [23, 24], [24, 25]], jnp.float32)
+    taken = jnp.array([True, True, True, True, True])
+    lost, pairs = boundary_losses(scores, taken, spans)
+    assert pairs.tolist() == [True, True, False, False]
+    for a, (first, meet, last) in enumerate([(2, 8, 15), (8, 15, 21)]):
+        ways = [scores[a, first:b].sum() + scores[a + 1, b:last].sum() for b in range(first + 1, last)]
+        expected = -jax.nn.log_softmax(jnp.array(ways))[meet - first - 1]
+        assert float(lost[a]) == pytest.approx(float(expected), rel=1e-5)
+        inside = scores[a : a + 2, first:last]
+        found = forward_backward(inside, jnp.zeros(last - first), Topology.no_silence(2))
+        assert float(lost[a]) == pytest.approx(-np.log(float(found.starts[1, meet - first])), rel=1e-4)
+    assert boundary_losses(scores, taken.at[1].set(False), spans)[1].tolist() == [False] * 4
+
+
+def test_boundaries_are_learnt_between_labels_of_neighbouring_pull_backs(tiny_bundle):
+    """The same as the two saliencies alone give, where no label shares a pull-back with another."""
+    network = tiny_bundle.network
+    labels = np.array([[1, 2, 3]], np.int32)
+    spans = np.array([[[0, 20], [20, 50], [50, 80]]], np.float32)
+    config = LossConfig(saliency_labels=3, saliency_stride=3, saliency_boundary=1.0)
+    batch = batch_of(np.repeat(labels, 1, axis=0), n_frames=78, spans=spans)
+    _, found = saliency_losses(network, batch, jax.random.key(0), config)
+    sizes = saliency(
+        lambda x: network.label_log_probs(x, jnp.asarray(labels[0]), jnp.asarray(78)), jnp.asarray(batch.features[0])
+    )
+    shares = jnp.log(sizes / sizes.sum(1, keepdims=True) + 1e-8)
+    lost, pairs = boundary_losses(shares, jnp.ones(3, bool), jnp.asarray(spans[0]))
+    assert pairs.all()
+    assert float(found) == pytest.approx(float(lost.mean()), rel=1e-3)
 
 
 def run(network: AED, batch: Batch, config: LossConfig = DEFAULT, shares: Shares = PLAIN, **options):

@@ -96,6 +96,8 @@ class LossConfig:
         saliency_labels: Labels of each of them, or pull-backs with a stride.
         saliency_stride: Labels so many apart share a pull-back, and each counts on the frames nearest to it: many
             times as many labels at the price of one. 0: each label has its own.
+        saliency_boundary: Weight beside that of the loss on where neighbours meet, 0 is off; it needs a stride and two
+            pull-backs or more, which are then of neighbouring labels.
     """
 
     ctc: float = 0.3
@@ -110,6 +112,7 @@ class LossConfig:
     saliency_examples: int = 8
     saliency_labels: int = 4
     saliency_stride: int = 0
+    saliency_boundary: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +256,7 @@ _RANGES = {
     "loss.saliency": _NOT_NEGATIVE,
     "loss.saliency_start": _NOT_NEGATIVE,
     "loss.saliency_stride": _NOT_NEGATIVE,
+    "loss.saliency_boundary": _NOT_NEGATIVE,
     "remedies.self_attention_from": _NOT_NEGATIVE,
     "remedies.centre_attention_until": _NOT_NEGATIVE,
     "remedies.centre_attention_fade": _NOT_NEGATIVE,

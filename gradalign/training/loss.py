@@ -61,8 +61,8 @@ def losses(
 
     Returns:
         The loss; and by name ``loss``, ``attention`` (smoothed cross-entropy of the decoder), ``ctc``,
-        ``frame`` and ``guide`` (see `timing_losses`), ``saliency`` and ``accuracy`` (of the decoder given the
-        right history).
+        ``frame`` and ``guide`` (see `timing_losses`), ``saliency`` and ``boundary`` (see `saliency_losses`) and
+        ``accuracy`` (of the decoder given the right history).
     """
     n_examples, n_rows = batch.features.shape[:2]
     keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
@@ -95,8 +95,9 @@ def losses(
     loss = loss + shares.guide * (frame_loss + guide_loss)
     parts = {"attention": decoder_loss, "ctc": ctc_loss[-1], "frame": frame_loss, "guide": guide_loss}
     if with_saliency:
-        parts["saliency"] = saliency_loss(network, batch, jax.random.fold_in(key, 1), config)
-        loss = loss + config.saliency * parts["saliency"]
+        spread, meeting = saliency_losses(network, batch, jax.random.fold_in(key, 1), config)
+        parts |= {"saliency": spread, "boundary": meeting}
+        loss = loss + config.saliency * (spread + config.saliency_boundary * meeting)
     return loss, {"loss": loss, **parts, "accuracy": accuracy}
 
 
@@ -169,13 +170,18 @@ def timing_losses(
     return frame_loss, guide_loss
 
 
-def saliency_loss(network: AED, batch: Batch, key: PRNGKeyArray, config: LossConfig) -> Float[Array, ""]:
-    """How far the saliency of labels strays from their true intervals.
+def saliency_losses(
+    network: AED, batch: Batch, key: PRNGKeyArray, config: LossConfig
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How far the saliency of labels strays from their true intervals, and from where they meet.
 
-    For some labels of a few examples with known times: the cross-entropy between the share of the label's saliency
-    (L2 norm at the log-mel frames) at each frame and the uniform distribution over the frames of its interval. The
-    saliency is a gradient, so this is differentiated twice. With a stride the labels of one pull-back share its
-    saliency: each has the frames that are nearer to its interval than to those of the others.
+    For some labels of a few examples with known times. The saliency (L2 norm at the log-mel frames) is a gradient, so
+    this is differentiated twice. With a stride the labels of one pull-back share its saliency: each has the frames that
+    are nearer to its interval than to those of the others.
+
+    Returns:
+        The cross-entropy, a label, between the label's share of saliency at each frame and the uniform distribution over
+        the frames of its interval; and `boundary_losses` a pair of neighbours, 0 if it is not asked for.
     """
     features, n_frames, all_labels, spans = map(
         jnp.asarray, (batch.features, batch.n_frames, batch.labels, batch.spans)
@@ -187,13 +193,14 @@ def saliency_loss(network: AED, batch: Batch, key: PRNGKeyArray, config: LossCon
         chosen = chosen_labels(known, key, config)
         counted = (chosen >= 0) & known[chosen]
         first, last = spans[chosen, 0, None], spans[chosen, 1, None]
-        taken = jnp.where(counted[..., None], jax.nn.one_hot(chosen, len(labels)), 0.0).sum(1)
+        taken = jnp.where(counted[..., None], jax.nn.one_hot(chosen, len(labels)), 0.0)
+        together = taken.sum(1)
 
         def score(y):
             log_probs = network.label_log_probs(y, labels, n)
             # A gradient of log p is about as long as 1 - p: no label of those that share one is to drown the others.
             equal = 1.0 / (1.001 - jnp.exp(jax.lax.stop_gradient(log_probs)))
-            return taken @ (log_probs * equal)
+            return together @ (log_probs * equal)
 
         found = saliency(score, x, chunk=len(chosen))
         distance = jnp.maximum(jnp.maximum(first - frame, frame - last), 0.0)
@@ -201,13 +208,54 @@ def saliency_loss(network: AED, batch: Batch, key: PRNGKeyArray, config: LossCon
         share = found[:, None] * own / ((found[:, None] * own).sum(2, keepdims=True) + 1e-20) + 1e-8
         inside = (frame >= first) & (frame < last) & (frame < n)
         target = inside / jnp.maximum(inside.sum(2, keepdims=True), 1)
-        return (-(target * jnp.log(share)).sum(2) * counted).sum(), counted.sum()
+        spread = (-(target * jnp.log(share)).sum(2) * counted).sum(), counted.sum()
+        if not config.saliency_boundary:
+            return *spread, jnp.zeros(()), jnp.zeros(())
+        by_label = jnp.einsum("rel,ret->lt", taken, jnp.log(share))
+        meeting, pairs = boundary_losses(by_label, taken.sum((0, 1)) > 0, spans)
+        return *spread, meeting.sum(), pairs.sum()
 
     # Examples with the most known times first.
     best = jnp.argsort(-known.sum(1))[: min(config.saliency_examples, features.shape[0])]
     keys = jax.random.split(key, len(best))
-    loss, counted = jax.vmap(one)(features[best], n_frames[best], all_labels[best], known[best], spans[best], keys)
-    return loss.sum() / jnp.maximum(counted.sum(), 1)
+    lost, counted, meeting, pairs = (
+        part.sum()
+        for part in jax.vmap(one)(features[best], n_frames[best], all_labels[best], known[best], spans[best], keys)
+    )
+    return lost / jnp.maximum(counted, 1), meeting / jnp.maximum(pairs, 1)
+
+
+def boundary_losses(
+    scores: Float[Array, "labels frames"], taken: Bool[Array, " labels"], spans: Float[Array, "labels 2"]
+) -> tuple[Float[Array, " labels-1"], Bool[Array, " labels-1"]]:
+    """Minus the log-probability of the frame where two labels meet, given where the first starts and the second ends.
+
+    It is what the forward-backward algorithm finds for a lattice of these two labels alone.
+
+    Args:
+        scores: Log-score of each label at each frame.
+        taken: Which labels have scores.
+        spans: Frames at which each label starts and ends; -1 where that is not known.
+
+    Returns:
+        One for each label but the last, with its successor; and which of them count: both labels have scores, one
+        starts where the other ends, and there is more than one way.
+    """
+    first, meet, last = (jnp.round(edge) for edge in (spans[:-1, 0], spans[1:, 0], spans[1:, 1]))
+    frame = jnp.arange(scores.shape[1])[None, :]
+    # Entry b: what is gained by giving the first label all frames before b, and the second one none of them.
+    between = (frame >= first[:, None]) & (frame < last[:, None])
+    gained = jnp.where(between, scores[:-1] - scores[1:], 0.0)
+    before = jnp.cumsum(gained, axis=1) - gained
+    ways = (frame > first[:, None]) & (frame < last[:, None])
+    # Far too low, but finite: gradients pass here.
+    log_probs = jax.nn.log_softmax(jnp.where(ways, before, -1e9), axis=1)
+    at = jnp.clip(meet, first + 1, jnp.maximum(last - 1, first + 1)).astype(jnp.int32)
+    at = jnp.clip(at, 0, scores.shape[1] - 1)
+    lost = -jnp.take_along_axis(log_probs, at[:, None], axis=1)[:, 0]
+    touch = (spans[:-1, 0] >= 0) & (spans[1:, 0] >= 0) & (jnp.abs(spans[1:, 0] - spans[:-1, 1]) < 1.0)
+    pairs = taken[:-1] & taken[1:] & touch & (ways.sum(1) > 1)
+    return jnp.where(pairs, lost, 0.0), pairs
 
 
 def chosen_labels(
@@ -224,8 +272,9 @@ def chosen_labels(
     if not stride:
         # Random labels with known times first.
         return jnp.argsort(jax.random.uniform(key, known.shape) - known)[: config.saliency_labels, None]
-    first = jax.random.permutation(key, stride)[: config.saliency_labels, None]
-    row = first + stride * jnp.arange(-(-len(known) // stride))[None, :]
+    # Rows of neighbours, so that boundaries between them can be learnt, too.
+    rows = jax.random.randint(key, (), 0, stride) + jnp.arange(min(config.saliency_labels, stride))
+    row = rows[:, None] % stride + stride * jnp.arange(-(-len(known) // stride))[None, :]
     return jnp.where(row < len(known), row, -1)
 
 
