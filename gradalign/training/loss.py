@@ -180,7 +180,7 @@ def saliency_losses(
     are nearer to its interval than to those of the others.
 
     Returns:
-        The cross-entropy, a label, between the label's share of saliency at each frame and the uniform distribution over
+        The cross-entropy, a label, between its share of saliency at each frame and the uniform distribution over
         the frames of its interval; and `boundary_losses` a pair of neighbours, 0 if it is not asked for.
     """
     features, n_frames, all_labels, spans = map(
