@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.fft
 from flax import nnx
 
 from gradalign.gradients import saliency
 from gradalign.lattice import Topology, forward_backward
 from gradalign.nn.aed import AED
-from gradalign.training.augment import augment, babble, interrupt, stretch
-from gradalign.training.config import LossConfig
+from gradalign.training.augment import augment, babble, interrupt, smooth, stretch
+from gradalign.training.config import AugmentConfig, LossConfig
 from gradalign.training.data import Batch
 from gradalign.training.loss import (
     CTC_LIMIT,
@@ -31,6 +32,8 @@ from gradalign.training.loss import (
 PLAIN = Shares(jnp.float32(0.0), jnp.float32(0.0), None, None)
 
 DEFAULT = LossConfig()
+
+EVERYTHING = AugmentConfig(mix=1.0, pause=1.0, smooth=1.0)
 
 
 def batch_of(labels: np.ndarray, n_frames: int = 80, rows: int = 80, spans: np.ndarray | None = None) -> Batch:
@@ -226,7 +229,9 @@ def test_boundaries_are_learnt_between_labels_of_neighbouring_pull_backs(tiny_bu
 
 
 def run(network: AED, batch: Batch, config: LossConfig = DEFAULT, shares: Shares = PLAIN, **options):
-    return jax.jit(lambda key: losses(network, batch, key, shares, config, **options))(jax.random.key(0))
+    return jax.jit(lambda key: losses(network, batch, key, shares, config, AugmentConfig(), **options))(
+        jax.random.key(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +349,7 @@ def test_the_loss_falls_on_a_planted_task(tiny_bundle, rng: np.random.Generator)
     @jax.jit
     def step(params, moments, key):
         def loss_of(p):
-            return losses(nnx.merge(graph, p), batch, key, PLAIN, LossConfig())
+            return losses(nnx.merge(graph, p), batch, key, PLAIN, LossConfig(), AugmentConfig())
 
         grads, metrics = jax.grad(loss_of, has_aux=True)(params)
         updates, moments = tx.update(grads, moments, params)
@@ -361,7 +366,7 @@ def test_the_loss_falls_on_a_planted_task(tiny_bundle, rng: np.random.Generator)
 def test_no_strength_means_no_augmentation(rng: np.random.Generator):
     x = rng.normal(size=(160, 20)).astype(np.float32)
     spans = np.array([[3.0, 50.0], [50.0, 90.0]], np.float32)
-    y, n, moved = jax.jit(partial(augment, pause=1.0))(x, 100, spans, jnp.float32(0.0), jax.random.key(0))
+    y, n, moved = jax.jit(partial(augment, config=EVERYTHING))(x, 100, spans, jnp.float32(0.0), jax.random.key(0))
     np.testing.assert_array_equal(x, y)
     assert n == 100
     np.testing.assert_array_equal(spans, moved)
@@ -410,13 +415,33 @@ def test_stretching_keeps_order_and_proportion():
         assert 100 / 1.2 - 1 <= n <= 100 / 0.85 + 1
 
 
+def test_smooth_spectra_keep_their_first_cosines_and_their_mean_over_time(rng: np.random.Generator):
+    """The oracle: SciPy's cosine transform."""
+    n, rows = 90, 120
+    x = rng.normal(size=(rows, 80)).astype(np.float32)
+    before = scipy.fft.dct(x[:n], norm="ortho")
+    for seed in range(5):
+        y = np.asarray(jax.jit(partial(smooth, chance=1.0))(x, n, key=jax.random.key(seed)))
+        np.testing.assert_array_equal(y[n:], x[n:])
+        after = scipy.fft.dct(y[:n], norm="ortho")
+        np.testing.assert_allclose(after[:, 41:], 0.0, atol=1e-4)
+        # Each frame between itself and the mean of the five around it.
+        around = before[np.clip(np.arange(n)[:, None] + np.arange(-2, 3), 0, n - 1)].mean(1)
+        share = (after[:, :12] - before[:, :12]) / (around - before)[:, :12]
+        assert 0 <= np.median(share) <= 1
+        np.testing.assert_allclose(
+            after[:, :12], before[:, :12] + np.median(share) * (around - before)[:, :12], atol=1e-3
+        )
+    np.testing.assert_array_equal(jax.jit(partial(smooth, chance=0.0))(x, n, key=jax.random.key(0)), x)
+
+
 def test_augmented_features_are_finite(rng: np.random.Generator):
     x = jnp.asarray(rng.normal(-10, 4, size=(160, 80)), jnp.float32)
     spans = jnp.array([[0.0, 60.0], [60.0, 120.0]])
     for seed in range(5):
         y, n, _ = jax.jit(
             lambda key: augment(
-                x, jnp.int32(120), spans, jnp.float32(1.0), key, background=x, n_background=90, mix=1.0, pause=1.0
+                x, jnp.int32(120), spans, jnp.float32(1.0), key, EVERYTHING, background=x, n_background=90
             )
         )(jax.random.key(seed))
         assert np.isfinite(y).all()

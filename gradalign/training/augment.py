@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gradalign._arrays import Features
+from gradalign.training.config import AugmentConfig
 
 
 def augment(
@@ -14,11 +15,10 @@ def augment(
     spans: Float[Array, "labels 2"],
     strength: Float[Array, ""],
     key: PRNGKeyArray,
+    config: AugmentConfig,
     *,
     background: Features | None = None,
     n_background: Int[Array, ""] | int = 0,
-    mix: float = 0.0,
-    pause: float = 0.0,
 ) -> tuple[Features, Int[Array, ""], Float[Array, "labels 2"]]:
     """A new voice in a new room: stretched, warped, coloured, noisy and masked frames.
 
@@ -29,10 +29,9 @@ def augment(
         strength: Share of examples that are changed at all, in [0, 1]; a network that does not know
             speech yet learns nothing from what is hard to hear.
         key: All randomness.
+        config: Which share of the changed examples is changed in which of the rarer ways.
         background: Log-mel power of other speech, padded at the end.
         n_background: Real frames of it.
-        mix: Share of the changed examples that get the background, in [0, 1].
-        pause: Share of the changed examples with known times that get a pause, in [0, 1].
 
     Returns:
         Frames, their number, and the spans in them.
@@ -44,10 +43,12 @@ def augment(
     keys = jax.random.split(key, 7)
     x, n, rate = stretch(features, n_frames, keys[0])
     moved = jnp.where(spans >= 0, spans / rate, spans)
-    if pause > 0:
-        x, n, moved = interrupt(x, n, moved, pause, jax.random.fold_in(key, 7))
-    if background is not None and mix > 0:
-        x = babble(x, n, background, jnp.asarray(n_background), mix, keys[6])
+    if config.smooth > 0:
+        x = smooth(x, n, config.smooth, jax.random.fold_in(key, 8))
+    if config.pause > 0:
+        x, n, moved = interrupt(x, n, moved, config.pause, jax.random.fold_in(key, 7))
+    if background is not None and config.mix > 0:
+        x = babble(x, n, background, jnp.asarray(n_background), config.mix, keys[6])
     x = colour(warp(x, keys[1]), keys[2])
     x = add_noise(x, n, keys[3])
     x = mask(x, keys[4])
@@ -70,6 +71,34 @@ def stretch(
         jnp.ceil(n_frames / rate).astype(jnp.int32),
         rate,
     )
+
+
+def smooth(x: Features, n_frames: Int[Array, ""], chance: float, key: PRNGKeyArray) -> Features:
+    """With this chance a voice as of a parametric synthesiser: spectra without fine detail, which move slowly.
+
+    Of the cosines that make up a spectrum (its cepstrum) the first 12 to 40 are left, and each frame is mixed
+    with the mean of it and two to either side.
+
+    References:
+        Zen, Tokuda and Black 2009, "Statistical parametric speech synthesis", section 3.2: the smoothing.
+    """
+    chance_key, order_key, share_key = jax.random.split(key, 3)
+    rows, bands = x.shape
+    cosines = _cosines(bands)
+    order = jax.random.uniform(order_key, (), minval=12.0, maxval=40.0)
+    left = jnp.clip(order - jnp.arange(bands), 0.0, 1.0)
+    y = ((x @ cosines.T) * left[None, :]) @ cosines
+    around = jnp.arange(rows)[:, None] + jnp.arange(-2, 3)[None, :]
+    slow = y[jnp.clip(around, 0, jnp.maximum(n_frames - 1, 0))].mean(1)
+    y = y + jax.random.uniform(share_key, ()) * (slow - y)
+    changed = jax.random.bernoulli(chance_key, chance) & (jnp.arange(rows) < n_frames)[:, None]
+    return jnp.where(changed, y, x)
+
+
+def _cosines(n: int) -> np.ndarray:
+    """The orthonormal discrete cosine transform of type II, a row each."""
+    waves = np.cos(np.pi * np.arange(n)[:, None] * (np.arange(n)[None, :] + 0.5) / n)
+    return (waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
 
 
 def interrupt(

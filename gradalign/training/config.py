@@ -65,6 +65,7 @@ class AugmentConfig:
         share: Share of examples that are changed, in [0, 1].
         mix: Share of those that also get another example of the batch as background speech, in [0, 1].
         pause: Share of those with exact times that get a pause, before, in or after what is said, in [0, 1].
+        smooth: Share of those whose spectra are made smooth, as those of parametric synthesisers are, in [0, 1].
         start_step: No augmentation up to here; a network that does not know speech yet learns nothing from
             what is hard to hear.
         full_step: From here on ``share``; in between it grows linearly.
@@ -73,6 +74,7 @@ class AugmentConfig:
     share: float = 0.6
     mix: float = 0.1
     pause: float = 0.0
+    smooth: float = 0.0
     start_step: int = 0
     full_step: int = 0
 
@@ -269,6 +271,7 @@ _RANGES = {
     "augment.share": _SHARE,
     "augment.mix": _SHARE,
     "augment.pause": _SHARE,
+    "augment.smooth": _SHARE,
     "data.join": _SHARE,
     "loss.ctc": _SHARE,
     "loss.ctc_blocks_share": _SHARE,

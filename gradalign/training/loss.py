@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from gradalign.gradients import saliency
 from gradalign.nn.aed import AED
 from gradalign.training.augment import augment
-from gradalign.training.config import LossConfig
+from gradalign.training.config import AugmentConfig, LossConfig
 from gradalign.training.data import Batch
 
 MAX_POSITION = 300.0
@@ -42,9 +42,8 @@ def losses(
     key: PRNGKeyArray,
     shares: Shares,
     config: LossConfig,
+    augmentation: AugmentConfig,
     *,
-    mix: float = 0.0,
-    pause: float = 0.0,
     with_saliency: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss a label, and what it is made of.
@@ -55,8 +54,7 @@ def losses(
         key: Augmentation, positions and dropout.
         shares: What holds at this update.
         config: Weights.
-        mix: Share of the changed examples that get background speech.
-        pause: Share of those with known times that get a pause.
+        augmentation: How examples are changed.
         with_saliency: Whether the saliency itself is trained at this update.
 
     Returns:
@@ -66,7 +64,7 @@ def losses(
     """
     n_examples, n_rows = batch.features.shape[:2]
     keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
-    batch = _augmented(batch, shares.augment, mix, pause, keys[:, 0])
+    batch = _augmented(batch, shares.augment, augmentation, keys[:, 0])
     # Half of the examples start at position 0, as all do later; the others at positions that only long
     # recordings reach.
     drawn = jax.vmap(jax.random.uniform)(keys[:, 1]) * 2 * MAX_POSITION - MAX_POSITION
@@ -101,13 +99,13 @@ def losses(
     return loss, {"loss": loss, **parts, "accuracy": accuracy}
 
 
-def _augmented(batch: Batch, share: Float[Array, ""], mix: float, pause: float, keys: Array) -> Batch:
+def _augmented(batch: Batch, share: Float[Array, ""], config: AugmentConfig, keys: Array) -> Batch:
     features, n_frames, spans = map(jnp.asarray, (batch.features, batch.n_frames, batch.spans))
     # The neighbour in the batch is as good a stranger as any.
     background = jnp.roll(features, 1, axis=0)
     others = jnp.roll(n_frames, 1)
     features, n_frames, spans = jax.vmap(
-        lambda x, n, s, b, m, k: augment(x, n, s, share, k, background=b, n_background=m, mix=mix, pause=pause)
+        lambda x, n, s, b, m, k: augment(x, n, s, share, k, config, background=b, n_background=m)
     )(features, n_frames, spans, background, others, keys)
     return batch._replace(features=features, n_frames=n_frames, spans=spans)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradalign.training.checkpoint import TrainState
-from gradalign.training.config import LossConfig, TrainConfig
+from gradalign.training.config import AugmentConfig, LossConfig, TrainConfig
 from gradalign.training.data import Batch
 from gradalign.training.loss import Shares, losses
 
@@ -52,8 +52,7 @@ class Settings(NamedTuple):
     """What of a config an update is compiled for."""
 
     loss: LossConfig
-    mix: float
-    pause: float
+    augment: AugmentConfig
     average: float
     precision: str
     with_saliency: bool
@@ -63,8 +62,7 @@ def settings_of(config: TrainConfig, *, salient: bool) -> Settings:
     """The settings of an update with or without the loss on the saliency."""
     return Settings(
         config.loss,
-        config.augment.mix,
-        config.augment.pause,
+        config.augment,
         config.optimizer.average,
         config.optimizer.precision,
         salient,
@@ -97,8 +95,7 @@ def update(
             key,
             shares,
             settings.loss,
-            mix=settings.mix,
-            pause=settings.pause,
+            settings.augment,
             with_saliency=settings.with_saliency,
         )
 
