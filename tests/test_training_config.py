@@ -52,6 +52,13 @@ def test_changes_are_lines_of_toml(tmp_path: Path):
         ({"data": SOURCE | {"lengths": [160], "shares": [0.0]}}, r"data\.shares >= 0, not all 0"),
         ({"data": SOURCE, "loss": {"ctc_blocks": ["a"]}}, r"ctc_blocks must be a list, each a whole number"),
         ({"data": SOURCE, "loss": {"guided_steps": -1}}, r"loss\.guided_steps must be at least 0, got -1"),
+        (
+            {
+                "data": SOURCE,
+                "loss": {"saliency": 1.0, "saliency_stride": 8, "saliency_labels": 1, "saliency_boundary": 1},
+            },
+            r"saliency_boundary has no effect without .*at least 2, got 1\.0, 8 and 1",
+        ),
         ({"data": SOURCE, "optimizer": {"peak": -1.0}}, r"optimizer\.peak must be at least 0, got -1\.0"),
         ({"data": SOURCE, "optimizer": {"clip": 0}}, r"optimizer\.clip must be more than 0, got 0\.0"),
         ({"data": SOURCE, "optimizer": {"b2": 1}}, r"optimizer\.b2 must lie in \[0, 1\), got 1\.0"),
@@ -88,6 +95,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path):
         read(tmp_path / "run.toml")
 
 
-def test_the_recipe_of_the_shipped_model_can_be_read():
-    recipe = read(Path(__file__).parents[1] / "models" / "en-us" / "train.toml")
-    assert recipe.name == "en-us"
+def test_the_recipes_of_the_shipped_model_and_the_next_can_be_read():
+    recipes = sorted((Path(__file__).parents[1] / "models" / "en-us").glob("train*.toml"))
+    assert len(recipes) > 1
+    assert {read(recipe).name for recipe in recipes} == {"en-us"}

@@ -224,6 +224,12 @@ class TrainConfig:
         blocks = (0, *loss.ctc_blocks, self.network.encoder_layers)
         if list(blocks) != sorted(set(blocks)):
             found.append(f"loss.ctc_blocks {loss.ctc_blocks} must increase within 1..{self.network.encoder_layers - 1}")
+        if loss.saliency_boundary and not (loss.saliency > 0 and min(loss.saliency_stride, loss.saliency_labels) > 1):
+            found.append(
+                "loss.saliency_boundary has no effect without loss.saliency more than 0 and loss.saliency_stride and "
+                "loss.saliency_labels at least 2, "
+                f"got {loss.saliency}, {loss.saliency_stride} and {loss.saliency_labels}"
+            )
         return found
 
 

@@ -248,8 +248,8 @@ def boundary_losses(
     ways = (frame > first[:, None]) & (frame < last[:, None])
     # Far too low, but finite: gradients pass here.
     log_probs = jax.nn.log_softmax(jnp.where(ways, before, -1e9), axis=1)
-    at = jnp.clip(meet, first + 1, jnp.maximum(last - 1, first + 1)).astype(jnp.int32)
-    at = jnp.clip(at, 0, scores.shape[1] - 1)
+    # Of a pair that does not count this may be any frame there is.
+    at = jnp.clip(jnp.clip(meet, first + 1, last - 1), 0, scores.shape[1] - 1).astype(jnp.int32)
     lost = -jnp.take_along_axis(log_probs, at[:, None], axis=1)[:, 0]
     touch = (spans[:-1, 0] >= 0) & (spans[1:, 0] >= 0) & (jnp.abs(spans[1:, 0] - spans[:-1, 1]) < 1.0)
     pairs = taken[:-1] & taken[1:] & touch & (ways.sum(1) > 1)
