@@ -86,7 +86,7 @@ def smooth(x: Features, n_frames: Int[Array, ""], chance: float, key: PRNGKeyArr
     chance_key, order_key, share_key = jax.random.split(key, 3)
     rows, bands = x.shape
     # A row each: one matrix product for all frames.
-    cosines = scipy.fft.dct(np.eye(bands, dtype=np.float32), axis=0, norm="ortho")
+    cosines = np.asarray(scipy.fft.dct(np.eye(bands, dtype=np.float32), axis=0, norm="ortho"))
     order = jax.random.uniform(order_key, (), minval=12.0, maxval=40.0)
     left = jnp.clip(order - jnp.arange(bands), 0.0, 1.0)
     y = ((x @ cosines.T) * left[None, :]) @ cosines
