@@ -196,7 +196,7 @@ def test_gradients_of_training_are_those_of_a_loop_over_blocks(one):
                 x, _ = block(x, valid, block_key)
         return (x**3).sum()
 
-    found, expected = (jax.grad(f, argnums=(0, 1))(all_state, stem) for f in (scanned, looped))
+    found, expected = (jax.jit(jax.grad(f, argnums=(0, 1)))(all_state, stem) for f in (scanned, looped))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 

@@ -98,8 +98,10 @@ def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundl
 
 def test_padding_changes_nothing(tiny_bundle, features):
     network, ids = tiny_bundle.network, jnp.asarray(tiny_bundle.ids(LABELS))
-    plain = signals(network, jnp.asarray(features), ids)
-    padded = signals(network, jnp.pad(features, ((0, 22), (0, 0))), jnp.pad(ids, (0, 3)), N_FRAMES, chunk=3)
+    plain = jax.jit(lambda x, ids: signals(network, x, ids))(features, ids)
+    padded = jax.jit(lambda x, ids: signals(network, x, ids, N_FRAMES, chunk=3))(
+        jnp.pad(features, ((0, 22), (0, 0))), jnp.pad(ids, (0, 3))
+    )
     np.testing.assert_allclose(padded.scores[:, :4, :N_FRAMES], plain.scores, atol=2e-3)
     np.testing.assert_allclose(padded.cues[:, :N_FRAMES], plain.cues, atol=1e-4)
     np.testing.assert_allclose(padded.sure[:4], plain.sure, atol=1e-4)

@@ -106,20 +106,22 @@ def test_timing_losses_vanish_when_times_are_right_and_ignore_unknown_ones():
     assert float(slow) > 1.0  # the same frames at half the rate are no longer right
 
 
+def trained(network: AED, batch: Batch, config: LossConfig):
+    return jax.jit(lambda batch: saliency_losses(network, batch, jax.random.key(0), config))(batch)
+
+
 def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bundle, rng: np.random.Generator):
     labels = rng.integers(1, 4, size=(1, 2)).astype(np.int32)
     spans = np.array([[[0.0, 40.0], [40.0, 80.0]]], np.float32)
     batch = batch_of(labels, spans=spans)
     network = tiny_bundle.network
-    found, _ = saliency_losses(
-        network,
-        batch,
-        jax.random.key(0),
-        LossConfig(saliency=1.0, saliency_labels=2),
-    )
-    size = np.asarray(
-        saliency(lambda x: network.label_log_probs(x, jnp.asarray(labels[0])), jnp.asarray(batch.features[0]))
-    )
+    found, _ = trained(network, batch, LossConfig(saliency=1.0, saliency_labels=2))
+
+    @jax.jit
+    def sizes(x):
+        return saliency(lambda x: network.label_log_probs(x, jnp.asarray(labels[0])), x)
+
+    size = np.asarray(sizes(jnp.asarray(batch.features[0])))
     share = size / size.sum(1, keepdims=True) + 1e-8
     expected = -np.mean([np.log(share[0, :40]).mean(), np.log(share[1, 40:]).mean()])
     assert float(found) == pytest.approx(expected, rel=1e-3)
@@ -132,13 +134,13 @@ def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(
     spans = np.array([[[0, 10], [10, 30], [32, 50], [50, 71], [-1, -1]]], np.float32)
     batch = batch_of(labels, spans=spans)
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=2)
-    found, _ = saliency_losses(network, batch, jax.random.key(0), config)
+    found, _ = trained(network, batch, config)
 
     def score(x):
         return network.label_log_probs(x, jnp.asarray(labels[0]))
 
     x = jnp.asarray(batch.features[0])
-    jacobian, sure = np.asarray(jax.jacrev(score)(x)), np.exp(np.asarray(score(x)))
+    jacobian, sure = np.asarray(jax.jit(jax.jacrev(score))(x)), np.exp(np.asarray(jax.jit(score)(x)))
     lost = []
     # Frames 21 and 40 are as far from the end of the one as from the start of the other, and go to the first.
     for row, owned in [((0, 2), (range(22), range(22, 80))), ((1, 3), (range(41), range(41, 80)))]:
@@ -165,7 +167,7 @@ def test_all_labels_are_trained_and_no_two_in_one_row_are_near(stride: int):
 def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.random.Generator, stride: int):
     batch = batch_of(rng.integers(1, 4, size=(2, 2)).astype(np.int32))
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=stride)
-    assert float(saliency_losses(tiny_bundle.network, batch, jax.random.key(0), config)[0]) == 0.0
+    assert float(trained(tiny_bundle.network, batch, config)[0]) == 0.0
 
 
 # Where labels share a pull-back their weights in it are held, and finite differences would move them.
@@ -178,17 +180,18 @@ def test_the_slope_of_the_saliency_losses_is_that_of_finite_differences(tiny_bun
     graph, params = nnx.split(tiny_bundle.network)
 
     @jax.jit
-    def loss(params, batch):
-        spread, meeting = saliency_losses(nnx.merge(graph, params), Batch(*batch), jax.random.key(0), config)
+    @jax.value_and_grad
+    def loss(params):
+        spread, meeting = saliency_losses(nnx.merge(graph, params), batch, jax.random.key(0), config)
         return spread + boundary * meeting
 
-    slope = jax.jit(jax.grad(loss))(params, batch)
+    _, slope = loss(params)
     # Along the slope itself, whose rise is its squared length.
     length = np.sqrt(sum(float(jnp.square(part).sum()) for part in jax.tree.leaves(slope)))
 
     def after(step: float) -> float:
         moved = jax.tree.map(lambda p, g: p + step * g / length, params, slope)
-        return float(loss(moved, batch))
+        return float(loss(moved)[0])
 
     assert (after(1e-2) - after(-1e-2)) / 2e-2 == pytest.approx(length, rel=0.03)
 
@@ -218,10 +221,13 @@ def test_boundaries_are_learnt_between_labels_of_neighbouring_pull_backs(tiny_bu
     spans = np.array([[[0, 20], [20, 50], [50, 80]]], np.float32)
     config = LossConfig(saliency_labels=3, saliency_stride=3, saliency_boundary=1.0)
     batch = batch_of(np.repeat(labels, 1, axis=0), n_frames=78, spans=spans)
-    _, found = saliency_losses(network, batch, jax.random.key(0), config)
-    sizes = saliency(
-        lambda x: network.label_log_probs(x, jnp.asarray(labels[0]), jnp.asarray(78)), jnp.asarray(batch.features[0])
-    )
+    _, found = trained(network, batch, config)
+
+    @jax.jit
+    def sizes_of(x):
+        return saliency(lambda x: network.label_log_probs(x, jnp.asarray(labels[0]), jnp.asarray(78)), x)
+
+    sizes = sizes_of(jnp.asarray(batch.features[0]))
     shares = jnp.log(sizes / sizes.sum(1, keepdims=True) + 1e-8)
     lost, pairs = boundary_losses(shares, jnp.ones(3, bool), jnp.asarray(spans[0]))
     assert pairs.all()
