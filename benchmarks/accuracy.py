@@ -1,4 +1,4 @@
-"""How far each method's boundaries lie from the truth: calibrated and plain evidence, equal split, PocketSphinx.
+"""How far each method's boundaries lie from the truth: calibrated and plain evidence, equal split, other aligners.
 
     python benchmarks/accuracy.py                                            # synthetic speech, made here
     python benchmarks/accuracy.py --manifest ../shared/data/dev.jsonl        # and recordings with references
@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import peers
 from sources import Recording, about, add_sources, gathered
 
-from gradalign import audio, io
+from gradalign import io
 from gradalign._types import Method
 from gradalign.aligner import align, follows_gradients, prepared, pronounced
-from gradalign.alignment import Alignment, Interval, Tier
+from gradalign.alignment import Alignment, Tier
 from gradalign.bundle import Bundle, load
 from gradalign.calibration import classifier_of
-from gradalign.errors import AlignmentError, GradalignError
+from gradalign.errors import GradalignError
 from gradalign.features import log_mel_padded
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place_calibrated
@@ -56,38 +57,6 @@ PHONE_COLUMNS = (
 )
 
 
-def pocketsphinx_align(recording: Recording) -> Alignment:
-    """PocketSphinx's word alignment; its text may hold only words of its dictionary.
-
-    Raises:
-        AlignmentError: If it knows a word not, or finds no path even with a wide beam.
-    """
-    import pocketsphinx  # pyright: ignore[reportMissingImports]  (only with the extra "bench")
-
-    from gradalign.text import words
-
-    samples = recording.audio if isinstance(recording.audio, np.ndarray) else audio.read(recording.audio)
-    pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
-    text = " ".join(part for word in words(recording.text) for part in word.spoken)
-    for beams in ({}, {"beam": 1e-90, "pbeam": 1e-90, "wbeam": 1e-70}):
-        decoder = pocketsphinx.Decoder(lm=None, loglevel="FATAL", cmn="batch", bestpath=False, **beams)
-        try:
-            decoder.set_align_text(text)
-            decoder.start_utt()
-            decoder.process_raw(pcm, full_utt=True)
-            decoder.end_utt()
-        except RuntimeError as error:
-            raise AlignmentError(f"PocketSphinx: {error}") from error
-        segments = decoder.seg()
-        if segments is not None:
-            break
-    else:
-        raise AlignmentError("PocketSphinx found no path")
-    spans = [(s.start_frame / 100, (s.end_frame + 1) / 100, s.word.split("(")[0]) for s in segments]
-    found = tuple(Interval(a, b, word) for a, b, word in spans if not word.startswith("<") and word != "(NULL)")
-    return Alignment(max(len(samples) / 16000, found[-1].end), (Tier("words", found),), method="pocketsphinx")
-
-
 def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Path | None) -> dict[str, Any]:
     """Align everything by every method and compare with the references."""
     results: dict[str, dict[str, dict[str, list[Comparison]]]] = {}
@@ -97,8 +66,8 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
         seen = _seen(recording, bundle) if any(m in bundle.calibrations for m in methods) else None
         for method in methods:
             try:
-                if method == "pocketsphinx":
-                    found = pocketsphinx_align(recording)
+                if method in peers.ALIGNERS:
+                    found = peers.ALIGNERS[method](recording)
                 elif seen is not None and method in bundle.calibrations:
                     found = _calibrated(recording, bundle, method, seen)
                 else:
@@ -117,7 +86,7 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                 io.write(found, folder / f"{recording.name}.json", overwrite=True)
             here = results.setdefault(recording.group, {}).setdefault(method, {})
             for tier in recording.reference:
-                if tier.name == "words" or method != "pocketsphinx":
+                if tier.name == "words" or method not in peers.ALIGNERS:
                     units = Tier(tier.name, ()) if found is None else found
                     here.setdefault(tier.name, []).append(compare(tier, units, tier=tier.name))
         if sys.stderr.isatty() or number % 50 == 0:
@@ -263,7 +232,7 @@ def draw(pooled: dict[str, dict[str, dict[str, Comparison]]], folder: Path) -> N
 def draw_methods(recording: Recording, bundle: Bundle, methods: list[str], folder: Path) -> None:
     """One picture a method: what it read the alignment of a recording off."""
     for method in methods:
-        if method not in ("equal", "pocketsphinx"):
+        if method not in ("equal", *peers.ALIGNERS):
             found = align(recording.audio, recording.text, model=bundle, method=cast(Method, method))
             found.plot(path=folder / f"evidence-{method}.png")
 
@@ -286,7 +255,7 @@ def main() -> int:
         "--methods",
         nargs="+",
         default=None,
-        help="those of gradalign align, and pocketsphinx (default: all that are at hand)",
+        help="those of gradalign align, pocketsphinx and aeneas (default: all that are at hand)",
     )
     parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
@@ -312,10 +281,7 @@ def main() -> int:
 
 
 def _available(bundle: Bundle) -> list[str]:
-    from importlib.util import find_spec
-
-    plain = ["gradient", "ctc", "attention", "equal"]
-    return [*bundle.calibrations, *plain] + (["pocketsphinx"] if find_spec("pocketsphinx") else [])
+    return [*bundle.calibrations, "gradient", "ctc", "attention", "equal", *peers.installed()]
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from typing import Any, Literal, cast, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accuracy import pocketsphinx_align
 from flax import nnx
+from peers import pocketsphinx_align
 from sources import Recording, about, from_manifest
 
 from gradalign import audio, bundle, corpus, io

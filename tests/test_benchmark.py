@@ -1,5 +1,6 @@
 """The accuracy benchmark on a manifest of its own: references planted where one method must find them."""
 
+import importlib
 import json
 import runpy
 import sys
@@ -15,6 +16,7 @@ from gradalign import bundle as bundles
 from gradalign.aligner import align
 from gradalign.bundle import Bundle
 from gradalign.error_rate import edit_distance
+from gradalign.errors import AlignmentError
 from gradalign.features import LogMel
 from gradalign.lexicon import PHONES
 from gradalign.manifest import read_manifest
@@ -201,3 +203,34 @@ def test_transcribe_keeps_the_proposal_that_the_model_hears_and_loses_nothing_to
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     assert run() == 2
     assert 'pip install ".[bench]"' in capsys.readouterr().err
+
+
+def test_words_of_aeneas_are_those_of_its_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A made-up command writes fragments, one of them without duration, for the words that it is given."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    peers, sources = (importlib.import_module(name) for name in ("peers", "sources"))
+    command = tmp_path / "aeneas_execute_task"
+    command.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "said = open(sys.argv[2]).read().split()\n"
+        "if said[0] == 'fail': sys.exit('no such voice')\n"
+        "times = [(0.0, 0.4), (0.4, 0.4), (0.4, 0.9)]\n"
+        "assert len(said) == 3\n"
+        "fragments = [{'begin': f'{a:.3f}', 'end': f'{b:.3f}', 'lines': [w]} for (a, b), w in zip(times, said)]\n"
+        "json.dump({'fragments': fragments}, open(sys.argv[4], 'w'))\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "aeneas" in peers.installed()
+    found = peers.aeneas_align(sources.Recording("a", "s", np.zeros(16_000, np.float32), "The cat, sat!", ()))
+    assert [(w.label, w.start, w.end) for w in found.tier("words")] == [
+        ("The", 0.0, 0.4),
+        ("cat", 0.4, 0.401),
+        ("sat", 0.401, 0.9),
+    ]
+    assert found.duration == 1.0
+    with pytest.raises(AlignmentError, match="aeneas: no such voice"):
+        peers.aeneas_align(sources.Recording("b", "s", np.zeros(16_000, np.float32), "fail", ()))
+    monkeypatch.setenv("PATH", "")
+    assert "aeneas" not in peers.installed()
