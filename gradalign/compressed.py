@@ -20,10 +20,19 @@ from gradalign.evidence import ctc_scores, percentile_of
 from gradalign.gradients import Reduction, norm, reduced
 from gradalign.lattice import NEVER, Topology, viterbi
 from gradalign.nn.aed import AED, FEATURES_LEAF
-from gradalign.nn.windowed import STEM_REACH, Pass, decoder_cotangents, encoder_cotangents, teacher_forced
+from gradalign.nn.windowed import (
+    STEM_REACH,
+    Pass,
+    Windows,
+    decoder_cotangents,
+    encoder_cotangents,
+    teacher_forced,
+)
 
 WINDOW = 13
 """Encoder frames of a window: 260 ms to both sides of the label at 40 ms a frame."""
+UPPER_WINDOW = 9
+"""The same in the upper half of the blocks, where gradients have not spread so far yet."""
 PROBES = 1
 """Random combinations that are pulled back in full."""
 UNSURE = 1.0
@@ -59,6 +68,7 @@ def windowed_saliency(
     depths: tuple[int, ...] = (FEATURES_LEAF,),
     bands: int = 0,
     window: int = WINDOW,
+    upper_window: int = UPPER_WINDOW,
     probes: int = PROBES,
     chunk: int = CHUNK,
     history: int = 0,
@@ -76,7 +86,9 @@ def windowed_saliency(
         n_frames: Real feature frames.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``.
         bands: Parts of the mel axis whose gradients at the features are wanted besides.
-        window: Encoder frames a window, >= 1; one as long as the utterance leaves nothing out at the encoder.
+        window: Encoder frames a window, >= 1; one as long as the utterance leaves nothing out at the encoder, if
+            ``upper_window`` is as long, too.
+        upper_window: The same in the upper half of the blocks; at most ``window`` of them are taken.
         probes: Full pull-backs that measure what is missed, >= 1.
         chunk: Labels pulled back together, >= 1. Trades memory for speed.
         history: Positions before its own through which a label is followed into the decoder. As many as there are
@@ -91,10 +103,13 @@ def windowed_saliency(
     window = min(window, n_encoder)
     n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
-    last_start = jnp.maximum(-(-jnp.asarray(n_frames) // network.config.subsampling) - window, 0)
-    starts = jnp.clip(centres - window // 2, 0, last_start)
+    real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
+    starts = jnp.clip(centres - window // 2, 0, jnp.maximum(real_encoder - window, 0))
+    upper = min(upper_window, window)
+    upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, window - upper)
     all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
-    gradients = _in_windows(network, kept, labels, starts, all_depths, window, chunk, history)
+    upper_windows, windows = Windows(upper_starts, upper), Windows(starts, window)
+    gradients = _in_windows(network, kept, labels, upper_windows, windows, all_depths, chunk, history)
     strength = jnp.sqrt(jnp.square(norm(gradients[0])).sum(axis=1))
     # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
     # would drown them.
@@ -134,13 +149,14 @@ def _in_windows(
     network: AED,
     kept: Pass,
     labels: Int[Array, " labels"],
-    starts: Int[Array, " labels"],
+    upper: Windows,
+    windows: Windows,
     depths: tuple[int, ...],
-    window: int,
     chunk: int,
     history: int,
 ) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
     """The gradient of each label at each leaf, in its window."""
+    window = windows.length
     chunk = min(chunk, len(labels))
     n_rows = -(-len(labels) // chunk) * chunk
     empty = []
@@ -151,9 +167,9 @@ def _in_windows(
 
     def pull(index: Array, gradients: tuple[Array, ...]) -> tuple[Array, ...]:
         rows = jnp.minimum(index * chunk + jnp.arange(chunk), len(labels) - 1)
-        here = starts[rows]
-        cotangents = decoder_cotangents(network, kept, rows, here, window=window, history=history)
-        found = encoder_cotangents(network, kept, cotangents, here, depths=depths)
+        here, wider = upper.starts[rows], Windows(windows.starts[rows], window)
+        cotangents = decoder_cotangents(network, kept, rows, here, window=upper.length, history=history)
+        found = encoder_cotangents(network, kept, cotangents, here, depths=depths, wider=wider)
         zero = jnp.zeros_like(index)
         return tuple(
             jax.lax.dynamic_update_slice(all_, these, (index * chunk, zero, zero))

@@ -34,7 +34,7 @@ def _found(bundle, utterance, **options):
 
 @pytest.mark.parametrize("chunk", [2, 3, 16])
 def test_windows_as_long_as_the_utterance_are_exact(tiny_bundle, utterance, exact, chunk):
-    found = _found(tiny_bundle, utterance, window=20, history=8, chunk=chunk)
+    found = _found(tiny_bundle, utterance, window=20, upper_window=20, history=8, chunk=chunk)
     scale = exact[:N_LABELS].max()
     np.testing.assert_allclose(found.saliency[0][:N_LABELS], exact[:N_LABELS], atol=1e-5 * scale)
     assert float(found.missed) < 1e-6
@@ -67,7 +67,7 @@ def test_deeper_leaves_are_exact_too(tiny_bundle, utterance):
             return tiny_bundle.network.label_log_probs(x, labels, N_FRAMES, depth=depth)
 
         exact = np.asarray(saliency(score, leaf))[:N_LABELS]
-        found = _found(tiny_bundle, utterance, window=20, history=8, depths=(depth,))
+        found = _found(tiny_bundle, utterance, window=20, upper_window=20, history=8, depths=(depth,))
         np.testing.assert_allclose(found.saliency[0][:N_LABELS], exact, atol=1e-5 * exact.max())
 
 
@@ -76,7 +76,7 @@ def test_what_is_missed_is_what_the_exact_gradients_have_more(tiny_bundle, utter
     features, labels = utterance
     network = tiny_bundle.network
     jacobian = np.asarray(jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES))(features))[:N_LABELS]
-    found = _found(tiny_bundle, utterance, window=7, probes=256)
+    found = _found(tiny_bundle, utterance, window=7, upper_window=7, probes=256)
     kept = teacher_forced(network, features, labels, N_FRAMES)
     starts = jnp.clip(found.centres[:N_LABELS] - 3, 0, 16 - 7)
     cotangents = decoder_cotangents(network, kept, jnp.arange(N_LABELS), starts, window=7)

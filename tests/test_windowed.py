@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from gradalign.nn.aed import AED
-from gradalign.nn.windowed import decoder_cotangents, encoder_cotangents, teacher_forced
+from gradalign.nn.windowed import Windows, decoder_cotangents, encoder_cotangents, teacher_forced
 
 N_FRAMES, ROWS, LABELS = 37, 44, (1, 3, 3, 2, 1, 3)
 N_ENCODER = ROWS // 4
@@ -111,3 +111,26 @@ def test_what_leaves_the_window_is_dropped_and_nothing_else(tiny_bundle, feature
     for one, start, cotangent in zip(found, starts, cotangents, strict=True):
         here = slice(start, start + 5)
         _close(one, np.einsum("qd,qdke->ke", cotangent, jacobian[here, :, here]))
+
+
+def test_wider_windows_below_are_two_ways_down_one_after_the_other(tiny_bundle, kept):
+    """The tiny network has two blocks: the upper one in narrow windows, the lower one in wide ones."""
+    network = tiny_bundle.network
+    cotangents = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, 16)), jnp.float32)
+    starts, wide = jnp.asarray([1, 3, 5]), jnp.asarray([0, 3, 2])
+    found = encoder_cotangents(network, kept, cotangents, starts, depths=(-1, 0, 1, 2), wider=Windows(wide, 7))
+
+    def widened(narrow):
+        return jnp.stack(
+            [jnp.zeros((7, 16)).at[a - b : a - b + 4].set(g) for g, a, b in zip(narrow, starts, wide, strict=True)]
+        )
+
+    upper = encoder_cotangents(network, kept, cotangents, starts, depths=(1,))[0]
+    # The same network without the upper block.
+    lower_half = AED(replace(network.config, encoder_layers=1), rngs=nnx.Rngs(0))
+    nnx.update(lower_half, nnx.state(network))
+    nnx.update(lower_half.encoder.blocks, jax.tree.map(lambda leaf: leaf[:1], nnx.state(network.encoder.blocks)))
+    below = kept._replace(blocks=jax.tree.map(lambda leaf: leaf[:1], kept.blocks), block_weights=kept.block_weights[:1])
+    lower = encoder_cotangents(lower_half, below, widened(upper), wide, depths=(-1, 0))
+    for one, expected in zip(found, (*lower, widened(upper), widened(cotangents)), strict=True):
+        _close(one, expected)

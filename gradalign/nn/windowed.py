@@ -122,6 +122,13 @@ class Pass(NamedTuple):
     by_logits: Float[Array, "labels vocabulary"]
 
 
+class Windows(NamedTuple):
+    """Stretches of encoder frames, as long as each other."""
+
+    starts: Int[Array, " labels"]
+    length: int
+
+
 def teacher_forced(
     network: AED,
     features: Float[Array, "frames mels"],
@@ -234,6 +241,7 @@ def encoder_cotangents(
     starts: Int[Array, " labels"] | None,
     *,
     depths: tuple[int, ...] = (FEATURES_LEAF,),
+    wider: Windows | None = None,
 ) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
     """Gradients at some leaves from those at the encoder's output, each inside its window, by one way down.
 
@@ -245,23 +253,48 @@ def encoder_cotangents(
             exact, and share all that was kept.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``. The backward stops at the
             lowest.
+        wider: Windows in the lower half of the blocks, each around the other one: gradients spread on their way down.
+            None for the same ones.
 
     Returns:
-        For each leaf as many frames as the window at a depth >= 0. At the features ``4 window + 3`` of them, the first
-        of which is frame ``4 start - 3``, which may lie before the recording; what is there is zero.
+        For each leaf as many frames as the window (the wider one) at a depth >= 0. At the features ``4 window + 3`` of
+        them, the first of which is frame ``4 start - 3``, which may lie before the recording; what is there is zero.
     """
-    cotangents, window = cotangents.astype(jnp.float32), cotangents.shape[1]
-    first = jnp.zeros(1, jnp.int32) if starts is None else starts
-    rows = first[:, None] + jnp.arange(window)[None, :]
+    cotangents = cotangents.astype(jnp.float32)
     lowest, n_blocks = max(min(depths), 0), network.config.encoder_layers
-    graph, state = nnx.split(network.encoder.blocks)
-    state, blocks, weights = jax.tree.map(lambda leaf: leaf[lowest:], (state, kept.blocks, kept.block_weights))
-    # Only what is asked for is kept on the way down.
-    trace = any(lowest < depth < n_blocks for depth in depths)
+    middle = lowest if wider is None else max(lowest, n_blocks // 2)
+    found = {n_blocks: cotangents}
+    if middle < n_blocks:
+        found = _down(network, kept, cotangents, starts, (middle, n_blocks), depths)
+    if wider is not None and starts is not None:
+        found = {depth: _widened(one, starts, wider) for depth, one in found.items()}
+        starts = wider.starts
+        if lowest < middle:
+            found |= _down(network, kept, found[middle], starts, (lowest, middle), depths)
+    if FEATURES_LEAF in depths:
+        first = _first(starts)
+        g = _apply(starts, lambda one: _pull_stem(network.encoder.stem, kept.stem, one, first), found[0])
+        real = jnp.pad(kept.real, (3, 0))[4 * first[:, None] + jnp.arange(g.shape[1])[None, :]]
+        found[FEATURES_LEAF] = jnp.where(real[..., None], g, 0.0)
+    return tuple(found[depth] for depth in depths)
 
-    def apply(pull: Callable[[Array], Array], g: Array) -> Array:
-        # One label at a time, batched by vmap: what is kept has one entry for all of them.
-        return pull(g) if starts is not None else jax.vmap(lambda one: pull(one[None])[0])(g)
+
+def _down(
+    network: AED,
+    kept: Pass,
+    cotangents: Float[Array, "labels window dim"],
+    starts: Int[Array, " labels"] | None,
+    blocks: tuple[int, int],
+    depths: tuple[int, ...],
+) -> dict[int, Float[Array, "labels window dim"]]:
+    """Through the blocks from the second number down to the first one: gradients by depth, at both of them at least."""
+    low, high = blocks
+    window = cotangents.shape[1]
+    rows = _first(starts)[:, None] + jnp.arange(window)[None, :]
+    graph, state = nnx.split(network.encoder.blocks)
+    inputs = jax.tree.map(lambda leaf: leaf[low:high], (state, kept.blocks, kept.block_weights))
+    # Only what is asked for is kept on the way down.
+    trace = any(low < depth < high for depth in depths)
 
     def block(g: Array, inputs: tuple[Any, BlockKept, Array]) -> tuple[Array, Array | None]:
         parameters, block_kept, block_weights = inputs
@@ -271,20 +304,34 @@ def encoder_cotangents(
         else:
             block_kept = _take(block_kept, rows)
             here = jax.vmap(lambda start: _square(block_weights, start, window))(starts)
-        g = apply(lambda one: _pull_block(module, block_kept, here, one), g)
+        g = _apply(starts, lambda one: _pull_block(module, block_kept, here, one), g)
         return g, g if trace else None
 
-    g, passed = cotangents, None
-    if lowest < n_blocks:
-        g, passed = jax.lax.scan(block, g, (state, blocks, weights), reverse=True)
-    found = {lowest: g, n_blocks: cotangents}
+    g, passed = jax.lax.scan(block, cotangents, inputs, reverse=True)
+    found = {low: g, high: cotangents}
     if passed is not None:
-        found |= {depth: passed[depth - lowest] for depth in range(lowest, n_blocks)}
-    if FEATURES_LEAF in depths:
-        g = apply(lambda one: _pull_stem(network.encoder.stem, kept.stem, one, first), g)
-        real = jnp.pad(kept.real, (3, 0))[4 * first[:, None] + jnp.arange(g.shape[1])[None, :]]
-        found[FEATURES_LEAF] = jnp.where(real[..., None], g, 0.0)
-    return tuple(found[depth] for depth in depths)
+        found |= {depth: passed[depth - low] for depth in range(low, high)}
+    return found
+
+
+def _first(starts: Int[Array, " labels"] | None) -> Int[Array, " rows"]:
+    return jnp.zeros(1, jnp.int32) if starts is None else starts
+
+
+def _apply(starts: Int[Array, " labels"] | None, pull: Callable[[Array], Array], g: Array) -> Array:
+    """One label at a time without windows, batched by vmap: what is kept has one entry for all of them."""
+    return pull(g) if starts is not None else jax.vmap(lambda one: pull(one[None])[0])(g)
+
+
+def _widened(
+    g: Float[Array, "labels window dim"], starts: Int[Array, " labels"], wider: Windows
+) -> Float[Array, "labels wider_window dim"]:
+    """The same gradients in wider windows, with zeros around them."""
+
+    def one(g: Array, at: Array) -> Array:
+        return jax.lax.dynamic_update_slice(jnp.zeros((wider.length, g.shape[1]), g.dtype), g, (at, jnp.zeros_like(at)))
+
+    return jax.vmap(one)(g, starts - wider.starts)
 
 
 # Each module: forward with what is kept, and the pull-back of rows of any leading shape.
