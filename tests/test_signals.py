@@ -86,7 +86,7 @@ def test_ctc_attention_and_sureness(tiny_bundle, features, seen, names):
 def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundle, features, seen, monkeypatch):
     from gradalign import signals as module
 
-    whole = partial(module.windowed_saliency, window=11, history=len(LABELS))
+    whole = partial(module.windowed_saliency, window=11, upper_window=11, history=len(LABELS))
     monkeypatch.setattr(module, "windowed_saliency", whole)
     ids = jnp.asarray(tiny_bundle.ids(LABELS))
     found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, chunk=None))(jnp.asarray(features))
