@@ -44,7 +44,7 @@ from gradalign.aligner import align
 from gradalign.alignment import Interval, Tier
 from gradalign.buckets import pad
 from gradalign.cache import prepare_jax
-from gradalign.compressed import UNSURE, exact_saliency, windowed_saliency
+from gradalign.compressed import NARROW, UNSURE, exact_saliency, windowed_saliency
 from gradalign.errors import GradalignError
 from gradalign.evidence import log_saliency, normalise, silence_score
 from gradalign.features import log_mel_padded
@@ -348,7 +348,7 @@ def batch_section(
     names = signal_names(model.network.config)
 
     def one(state, features, labels):
-        return chosen(nnx.merge(graph, state), features, labels, len(features), names=names, chunk=None)
+        return chosen(nnx.merge(graph, state), features, labels, len(features), names=names, widths=NARROW)
 
     single, together = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
     rows: list[Row] = []

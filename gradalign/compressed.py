@@ -8,7 +8,6 @@ missing at every frame. That size stands in for the gradients outside the window
 result can be used at all.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,25 +19,39 @@ from gradalign.evidence import ctc_scores, percentile_of
 from gradalign.gradients import Reduction, norm, reduced
 from gradalign.lattice import NEVER, Topology, viterbi
 from gradalign.nn.aed import AED, FEATURES_LEAF
+from gradalign.nn.pullback import STEM_REACH
 from gradalign.nn.windowed import (
-    STEM_REACH,
     Pass,
     Windows,
     decoder_cotangents,
+    decoder_pull_back,
     encoder_cotangents,
     teacher_forced,
 )
 
-WINDOW = 13
-"""Encoder frames of a window: 260 ms to both sides of the label at 40 ms a frame."""
-UPPER_WINDOW = 9
-"""The same in the upper half of the blocks, where gradients have not spread so far yet."""
+
+class Widths(NamedTuple):
+    """Encoder frames of a label's window.
+
+    Attributes:
+        upper: In the upper half of the blocks, where gradients have not spread so far yet; not more than ``lower``.
+        lower: In the others.
+    """
+
+    upper: int
+    lower: int
+
+
+NARROW = Widths(9, 13)
+"""At 40 ms a frame 180 ms to both sides of the label, then 260."""
+WIDTHS = (NARROW, Widths(25, 25))
+"""What is tried one after the other, as long as too much is missed."""
 PROBES = 1
 """Random combinations that are pulled back in full."""
 UNSURE = 1.0
 """Value of `Compressed.missed` above which the result is not to be used."""
-CHUNK = 25
-"""Labels pulled back together: 325 rows of a matrix product. Fewer were slower on a CPU."""
+CHUNK = 100
+"""Labels pulled back together, at most: 1,300 rows of a matrix product. Fewer were slower on a CPU."""
 
 
 class Compressed(NamedTuple):
@@ -67,8 +80,7 @@ def windowed_saliency(
     *,
     depths: tuple[int, ...] = (FEATURES_LEAF,),
     bands: int = 0,
-    window: int = WINDOW,
-    upper_window: int = UPPER_WINDOW,
+    widths: Widths = NARROW,
     probes: int = PROBES,
     chunk: int = CHUNK,
     history: int = 0,
@@ -86,9 +98,7 @@ def windowed_saliency(
         n_frames: Real feature frames.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``.
         bands: Parts of the mel axis whose gradients at the features are wanted besides.
-        window: Encoder frames a window, >= 1; one as long as the utterance leaves nothing out at the encoder, if
-            ``upper_window`` is as long, too.
-        upper_window: The same in the upper half of the blocks; at most ``window`` of them are taken.
+        widths: Of the windows, >= 1; both as long as the utterance leave nothing out at the encoder.
         probes: Full pull-backs that measure what is missed, >= 1.
         chunk: Labels pulled back together, >= 1. Trades memory for speed.
         history: Positions before its own through which a label is followed into the decoder. As many as there are
@@ -100,16 +110,15 @@ def windowed_saliency(
     """
     kept = teacher_forced(network, features, labels, n_frames) if kept is None else kept
     n_encoder = kept.encoded.shape[0]
-    window = min(window, n_encoder)
+    upper, window = (min(width, n_encoder) for width in widths)
     n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     starts = jnp.clip(centres - window // 2, 0, jnp.maximum(real_encoder - window, 0))
-    upper = min(upper_window, window)
     upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, window - upper)
     all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
-    upper_windows, windows = Windows(upper_starts, upper), Windows(starts, window)
-    gradients = _in_windows(network, kept, labels, upper_windows, windows, all_depths, chunk, history)
+    windows = Windows(upper_starts, upper), Windows(starts, window)
+    gradients = _in_windows(network, kept, labels, windows, all_depths, chunk, history)
     strength = jnp.sqrt(jnp.square(norm(gradients[0])).sum(axis=1))
     # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
     # would drown them.
@@ -117,7 +126,7 @@ def windowed_saliency(
     weights = jnp.where(real, 1.0 / jnp.maximum(jnp.maximum(strength, usual), 1e-30), 0.0)[:, None] * _signs(
         len(labels), probes
     )
-    cotangents = _decoder_pull_back(network, kept, labels, n_frames)(weights.T)
+    cotangents = decoder_pull_back(network, kept, weights.T)
     whole = encoder_cotangents(network, kept, cotangents, None, depths=all_depths)
     count = jnp.maximum(n_labels, 1)
     rows, band_rows, missed = [], [], []
@@ -149,27 +158,27 @@ def _in_windows(
     network: AED,
     kept: Pass,
     labels: Int[Array, " labels"],
-    upper: Windows,
-    windows: Windows,
+    windows: tuple[Windows, Windows],
     depths: tuple[int, ...],
     chunk: int,
     history: int,
 ) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
     """The gradient of each label at each leaf, in its window."""
-    window = windows.length
-    chunk = min(chunk, len(labels))
-    n_rows = -(-len(labels) // chunk) * chunk
+    upper, lower = windows
+    # As many chunks as it takes, all of one size.
+    n_chunks = -(-len(labels) // chunk)
+    chunk = -(-len(labels) // n_chunks)
     empty = []
     for depth in depths:
         stride, margin = _frames_of(network, depth)
         dim = network.config.n_mels if depth == FEATURES_LEAF else network.config.dim
-        empty.append(jnp.zeros((n_rows, window * stride + margin, dim)))
+        empty.append(jnp.zeros((n_chunks * chunk, lower.length * stride + margin, dim)))
 
     def pull(index: Array, gradients: tuple[Array, ...]) -> tuple[Array, ...]:
         rows = jnp.minimum(index * chunk + jnp.arange(chunk), len(labels) - 1)
-        here, wider = upper.starts[rows], Windows(windows.starts[rows], window)
-        cotangents = decoder_cotangents(network, kept, rows, here, window=upper.length, history=history)
-        found = encoder_cotangents(network, kept, cotangents, here, depths=depths, wider=wider)
+        here = Windows(upper.starts[rows], upper.length), Windows(lower.starts[rows], lower.length)
+        cotangents = decoder_cotangents(network, kept, rows, here[0].starts, window=upper.length, history=history)
+        found = encoder_cotangents(network, kept, cotangents, here, depths=depths)
         zero = jnp.zeros_like(index)
         return tuple(
             jax.lax.dynamic_update_slice(all_, these, (index * chunk, zero, zero))
@@ -237,7 +246,6 @@ def exact_saliency(
     """
     kept = teacher_forced(network, features, labels, n_frames)
     leaf = network.to_depth(features, depth, n_frames)
-    pull_decoder = _decoder_pull_back(network, kept, labels, n_frames)
     config, n_encoder = network.config, len(kept.encoded)
     # The widest arrays of a block: three attention maps, and the inside of a feed-forward module.
     label_bytes = 4 * n_encoder * (3 * config.heads * n_encoder + 2 * config.feed_forward_dim)
@@ -246,7 +254,7 @@ def exact_saliency(
 
     def pull(index: Array, sizes: Array) -> Array:
         rows = index * chunk + jnp.arange(chunk)
-        cotangents = pull_decoder(jax.nn.one_hot(rows, len(labels)))
+        cotangents = decoder_pull_back(network, kept, jax.nn.one_hot(rows, len(labels)))
         gradients = encoder_cotangents(network, kept, cotangents, None, depths=(depth,))[0]
         if depth == FEATURES_LEAF:
             gradients = gradients[:, STEM_REACH : STEM_REACH + len(features)]
@@ -255,15 +263,6 @@ def exact_saliency(
 
     n_chunks = -(-(labels > 0).sum() // chunk)
     return jax.lax.fori_loop(0, n_chunks, pull, jnp.zeros((n_rows, len(leaf))))[: len(labels)]
-
-
-def _decoder_pull_back(
-    network: AED, kept: Pass, labels: Int[Array, " labels"], n_frames: Int[Array, ""] | int
-) -> Callable[[Float[Array, "rows labels"]], Float[Array, "rows encoder_frames dim"]]:
-    """From combinations of labels to their gradients at the encoder's output, through all paths there are."""
-    depth = network.config.encoder_layers
-    _, pull_back = jax.vjp(lambda h: network.label_log_probs(h, labels, n_frames, depth=depth), kept.encoded)
-    return lambda weights: jax.vmap(pull_back)(weights)[0]
 
 
 def _add(
@@ -291,13 +290,13 @@ def _spread(
     return jnp.where((offset >= 0) & (offset < length), inside, outside)
 
 
-def worthwhile(n_labels: int, n_encoder: int, *, window: int = WINDOW, probes: int = PROBES) -> bool:
+def worthwhile(n_labels: int, n_encoder: int, widths: Widths = NARROW, *, probes: int = PROBES) -> bool:
     """Whether windows cost less than pulling back every label in full.
 
     Args:
         n_labels: Labels of the transcript.
         n_encoder: Encoder frames of the recording.
-        window: Encoder frames a window.
+        widths: Of the windows.
         probes: Full pull-backs besides.
     """
-    return n_labels * min(window, n_encoder) / max(n_encoder, 1) + probes < n_labels
+    return n_labels * min(widths.lower, n_encoder) / max(n_encoder, 1) + probes < n_labels

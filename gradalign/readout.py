@@ -1,9 +1,9 @@
 """What a model tells about a recording: evidence of one kind, or all signals that a calibration weighs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +16,15 @@ from gradalign.bundle import Bundle
 from gradalign.cache import by_shape
 from gradalign.classifier import Classifier, block_of, log_probs, name_of
 from gradalign.clock import part
-from gradalign.compressed import UNSURE, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
+from gradalign.compressed import (
+    UNSURE,
+    WIDTHS,
+    Widths,
+    coarse_alignment,
+    exact_saliency,
+    windowed_saliency,
+    worthwhile,
+)
 from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.gradients import Reduction
@@ -30,6 +38,8 @@ from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LONGEST_S = 16.0
 """Longer recordings are read in pieces of at most this; most utterances that models learn from are shorter."""
@@ -233,12 +243,37 @@ def _read(
     n_labels, n_frames = len(labels), len(features)
     padded = pad(features, bundle.ids(labels))
     gradients = any(family(name) == "gradient" for name in names)
-    windows = gradients and not exact and "ctc" in names and worthwhile(n_labels, n_frames_at(n_frames, 0, bundle))
+
+    def read(widths: Widths | None) -> tuple[Signals, float]:
+        seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, widths=widths))
+        return seen, float(seen.missed)
+
     with part("gradients" if gradients else "encode"):
-        seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=windows))
-        if windows and not _trusted(float(seen.missed)):
-            seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, windows=False))
+        windows = gradients and not exact and "ctc" in names
+        seen = _in_windows(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
+        seen = read(None)[0] if seen is None else seen
     return _unpadded(seen, n_labels, n_frames)
+
+
+def _in_windows(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
+    """What is read in the first windows that miss little enough; nothing, and says so, if all miss too much.
+
+    Nothing, either, if windows would cost more than whole gradients.
+    """
+    missed = 0.0
+    for widths in WIDTHS:
+        # Where the CTC head finds no path there is no place for a window, however wide.
+        if np.isfinite(missed) and worthwhile(n_labels, n_encoder, widths):
+            found, missed = read(widths)
+            if missed <= UNSURE:
+                return found
+    if missed > UNSURE:
+        why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
+        why = (
+            why if np.isfinite(missed) else "the CTC head finds no path through the transcript, so there are no windows"
+        )
+        _log.warning("%s: each label's gradient is followed through the whole recording, which is slower", why)
+    return None
 
 
 def _unpadded(seen: Signals, n_labels: int, n_frames: int) -> Signals:
@@ -385,21 +420,11 @@ def _frame_log_probs(graph, state, features, n_frames, classifier):
     return log_probs(classifier, states, factor, features.shape[0], -(-n_frames // factor))
 
 
-@partial(by_shape, static_argnames=("graph", "names", "windows"))
-def _signals(graph, state, features, n_frames, labels, *, names, windows):
+@partial(by_shape, static_argnames=("graph", "names", "widths"))
+def _signals(graph, state, features, n_frames, labels, *, names, widths):
     network = nnx.merge(graph, state)
-    chunk = None if windows else _chunk(network, features.shape[0])
-    return chosen_signals(network, features, labels, n_frames, names=names, chunk=chunk)
-
-
-def _trusted(missed: float) -> bool:
-    """Whether what windows miss is little enough; says so where it is not."""
-    if missed <= UNSURE:
-        return True
-    why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
-    why = why if np.isfinite(missed) else "the CTC head finds no path through the transcript, so there are no windows"
-    _log.warning("%s: each label's gradient is followed through the whole recording, which is slower", why)
-    return False
+    chunk = _chunk(network, features.shape[0])
+    return chosen_signals(network, features, labels, n_frames, names=names, chunk=chunk, widths=widths)
 
 
 def _chunk(network: Any, n_rows: int) -> int:
@@ -419,9 +444,13 @@ def _gradients(bundle, features, labels, depth, reduce, exact):
     graph, state = nnx.split(bundle.network)
     padded, n_encoder = pad(features, labels), n_frames_at(len(features), 0, bundle)
     # Deeper leaves tell whether the encoder keeps the order of time, which windows along the CTC head's would hide.
-    if not exact and depth == FEATURES_LEAF and reduce == "l2" and worthwhile(len(labels), n_encoder):
-        scores, missed = _windowed_scores(graph, state, *padded, depth=depth)
-        if _trusted(float(missed)):
+    if not exact and depth == FEATURES_LEAF and reduce == "l2":
+
+        def read(widths: Widths) -> tuple[Any, float]:
+            scores, missed = _windowed_scores(graph, state, *padded, depth=depth, widths=widths)
+            return scores, float(missed)
+
+        if (scores := _in_windows(read, len(labels), n_encoder)) is not None:
             return scores
     return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
 
@@ -433,9 +462,9 @@ def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce)
     return _scores_of(found, graph, state, features, n_frames, labels, depth)
 
 
-@partial(by_shape, static_argnames=("graph", "depth"))
-def _windowed_scores(graph, state, features, n_frames, labels, *, depth):
-    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,))
+@partial(by_shape, static_argnames=("graph", "depth", "widths"))
+def _windowed_scores(graph, state, features, n_frames, labels, *, depth, widths):
+    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,), widths=widths)
     return _scores_of(found.saliency[0], graph, state, features, n_frames, labels, depth), found.missed
 
 

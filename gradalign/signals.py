@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gradalign.compressed import windowed_saliency
+from gradalign.compressed import Widths, windowed_saliency
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
 from gradalign.gradients import norm, pulled_back
 from gradalign.nn.aed import AED, FEATURES_LEAF, Leaves
@@ -87,7 +87,8 @@ def signals(
     n_frames: Int[Array, ""] | int | None = None,
     *,
     families: Collection[str] = FAMILIES,
-    chunk: int | None = 32,
+    chunk: int = 32,
+    widths: Widths | None = None,
 ) -> Signals:
     """The signals of one utterance, by one forward pass and (for gradients) one pull-back a label, or windows of them.
 
@@ -102,7 +103,8 @@ def signals(
         n_frames: Real frames.
         families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
             is 0. Windows are around the places where the CTC head hears the labels, whatever the families.
-        chunk: Labels differentiated together; None for gradients in windows, see `gradalign.compressed`.
+        chunk: Labels differentiated together, where there are no windows.
+        widths: Of windows for the gradients, see `gradalign.compressed`; None for whole ones.
 
     References:
         Schmitt et al. 2025, arXiv 2410.00680 (norms of gradients, and their normalisation); the rest is ours.
@@ -115,7 +117,8 @@ def signals(
     def to_fine(coarse: Float[Array, "labels encoder_frames"]) -> Float[Array, "labels frames"]:
         return upsample(coarse, subsampling, rows, n_coarse=n_encoder)
 
-    seen = _read(network, features, labels, n_frames, chunk if "gradient" in families else 0)
+    wanted = "gradient" in families
+    seen = _read(network, features, labels, n_frames, chunk if wanted else 0, widths if wanted else None)
     parts = [log_saliency(size, n_frames=n_frames) for size in seen.fine]
     # After the features come the deeper leaves, and then the bands of the features.
     parts[1:1] = [to_fine(log_saliency(size, n_frames=n_encoder)) for size in seen.coarse]
@@ -149,12 +152,16 @@ class _Seen(NamedTuple):
     missed: Float[Array, ""] | float
 
 
-def _read(network: AED, features: Array, labels: Array, n_frames: Array | int, chunk: int | None) -> _Seen:
-    """Without gradients where ``chunk`` is 0, from windows where it is None."""
-    if chunk is None:
+def _read(
+    network: AED, features: Array, labels: Array, n_frames: Array | int, chunk: int, widths: Widths | None
+) -> _Seen:
+    """From windows if there are widths, else without gradients where ``chunk`` is 0."""
+    if widths is not None:
         kept = teacher_forced(network, features, labels, n_frames)
         depths = tuple(range(FEATURES_LEAF, network.config.encoder_layers + 1))
-        sizes, missed, _ = windowed_saliency(network, features, labels, n_frames, depths=depths, bands=BANDS, kept=kept)
+        sizes, missed, _ = windowed_saliency(
+            network, features, labels, n_frames, depths=depths, bands=BANDS, widths=widths, kept=kept
+        )
         fine, coarse = (sizes[0], *sizes[len(depths) :]), sizes[1 : len(depths)]
         ctc = network.ctc_log_probs(kept.encoded)
         return _Seen(fine, coarse, kept.all_log_probs, kept.layers.cross_weights, ctc, missed)
@@ -194,7 +201,8 @@ def chosen(
     n_frames: Int[Array, ""] | int | None = None,
     *,
     names: Collection[str],
-    chunk: int | None = 32,
+    chunk: int = 32,
+    widths: Widths | None = None,
 ) -> Signals:
     """`signals` with only some of them, in the order asked for; what none of them needs is not computed.
 
@@ -205,6 +213,7 @@ def chosen(
         n_frames: As for `signals`.
         names: Members of `signal_names` of the network, at least one.
         chunk: As for `signals`.
+        widths: As for `signals`.
 
     Raises:
         ValueError: If the network has no such signal; the message lists those it has.
@@ -213,7 +222,7 @@ def chosen(
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"this network has no signal {', '.join(unknown)}; it has {', '.join(known)}")
     families = {family(name) for name in names}
-    found = signals(network, features, labels, n_frames, families=families, chunk=chunk)
+    found = signals(network, features, labels, n_frames, families=families, chunk=chunk, widths=widths)
     order = signal_names(network.config, families)
     return found._replace(scores=found.scores[np.array([order.index(name) for name in names])])
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from gradalign.analysis.verdict import TimeOrder
 from gradalign.bundle import Bundle
 from gradalign.calibrate import METHODS
 from gradalign.calibration import Calibration, initial
+from gradalign.compressed import WIDTHS, Widths
 from gradalign.errors import AlignmentError
 from gradalign.features import LogMel, log_mel_padded
 from gradalign.gradients import saliency
@@ -184,6 +185,27 @@ def test_windows_that_miss_too_much_give_way_to_the_exact_gradients_and_say_so(
     assert not caplog.records
     assert windowed.evidence is not None
     assert np.abs(windowed.evidence.scores - exact.evidence.scores).max() > 0
+
+
+def test_wider_windows_come_before_the_exact_gradients(
+    bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    asked, windowed_scores = [], readout._windowed_scores
+
+    def first_ones_miss(*args: Any, widths: Widths, **kwargs: Any) -> Any:
+        asked.append(widths)
+        found, _ = windowed_scores(*args, widths=widths, **kwargs)
+        return found, 0.5 if len(asked) == len(WIDTHS) else 2.0
+
+    monkeypatch.setattr(readout, "UNSURE", 1.0)
+    monkeypatch.setattr(readout, "_windowed_scores", first_ones_miss)
+    wider = align(speech, "the cat sat", model=bundle)
+    assert asked == list(WIDTHS)
+    assert not caplog.records
+    exact = align(speech, "the cat sat", model=bundle, exact=True)
+    assert wider.evidence is not None
+    assert exact.evidence is not None
+    assert np.abs(wider.evidence.scores - exact.evidence.scores).max() > 0
 
 
 def test_short_recordings_and_other_reductions_are_exact(

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradalign.compressed import coarse_alignment, exact_saliency, windowed_saliency, worthwhile
+from gradalign.compressed import Widths, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.gradients import saliency
-from gradalign.nn.windowed import decoder_cotangents, encoder_cotangents, teacher_forced
+from gradalign.nn.windowed import Windows, decoder_cotangents, encoder_cotangents, teacher_forced
 
 N_FRAMES, N_LABELS = 61, 5
 
@@ -34,7 +34,7 @@ def _found(bundle, utterance, **options):
 
 @pytest.mark.parametrize("chunk", [2, 3, 16])
 def test_windows_as_long_as_the_utterance_are_exact(tiny_bundle, utterance, exact, chunk):
-    found = _found(tiny_bundle, utterance, window=20, upper_window=20, history=8, chunk=chunk)
+    found = _found(tiny_bundle, utterance, widths=Widths(20, 20), history=8, chunk=chunk)
     scale = exact[:N_LABELS].max()
     np.testing.assert_allclose(found.saliency[0][:N_LABELS], exact[:N_LABELS], atol=1e-5 * scale)
     assert float(found.missed) < 1e-6
@@ -67,7 +67,7 @@ def test_deeper_leaves_are_exact_too(tiny_bundle, utterance):
             return tiny_bundle.network.label_log_probs(x, labels, N_FRAMES, depth=depth)
 
         exact = np.asarray(saliency(score, leaf))[:N_LABELS]
-        found = _found(tiny_bundle, utterance, window=20, upper_window=20, history=8, depths=(depth,))
+        found = _found(tiny_bundle, utterance, widths=Widths(20, 20), history=8, depths=(depth,))
         np.testing.assert_allclose(found.saliency[0][:N_LABELS], exact, atol=1e-5 * exact.max())
 
 
@@ -76,11 +76,11 @@ def test_what_is_missed_is_what_the_exact_gradients_have_more(tiny_bundle, utter
     features, labels = utterance
     network = tiny_bundle.network
     jacobian = np.asarray(jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES))(features))[:N_LABELS]
-    found = _found(tiny_bundle, utterance, window=7, upper_window=7, probes=256)
+    found = _found(tiny_bundle, utterance, widths=Widths(7, 7), probes=256)
     kept = teacher_forced(network, features, labels, N_FRAMES)
     starts = jnp.clip(found.centres[:N_LABELS] - 3, 0, 16 - 7)
     cotangents = decoder_cotangents(network, kept, jnp.arange(N_LABELS), starts, window=7)
-    windowed = np.asarray(encoder_cotangents(network, kept, cotangents, starts)[0])
+    windowed = np.asarray(encoder_cotangents(network, kept, cotangents, (Windows(starts, 7),) * 2)[0])
     strength = np.sqrt(np.square(windowed).sum((1, 2)))
     missed = 0.0
     for label, start in enumerate(np.asarray(starts)):
@@ -93,8 +93,8 @@ def test_what_is_missed_is_what_the_exact_gradients_have_more(tiny_bundle, utter
 
 def test_padding_changes_nothing(tiny_bundle, utterance):
     features, labels = utterance
-    short = _found(tiny_bundle, (features[:64], labels[:N_LABELS]), window=9)
-    long = _found(tiny_bundle, utterance, window=9)
+    short = _found(tiny_bundle, (features[:64], labels[:N_LABELS]), widths=Widths(9, 9))
+    long = _found(tiny_bundle, utterance, widths=Widths(9, 9))
     scale = float(short.saliency[0].max())
     np.testing.assert_allclose(
         short.saliency[0][:, :N_FRAMES], long.saliency[0][:N_LABELS, :N_FRAMES], atol=1e-5 * scale
@@ -107,7 +107,7 @@ def test_a_batch_is_its_utterances_one_by_one(tiny_bundle, utterance):
     features, labels = utterance
 
     def run(x, n):
-        return windowed_saliency(tiny_bundle.network, x, labels, n, window=9)
+        return windowed_saliency(tiny_bundle.network, x, labels, n, widths=Widths(9, 9))
 
     together = jax.jit(jax.vmap(run))(jnp.stack([features, features[::-1]]), jnp.asarray([N_FRAMES, 44]))
     alone = jax.jit(run)(features[::-1], 44)
@@ -118,7 +118,7 @@ def test_a_batch_is_its_utterances_one_by_one(tiny_bundle, utterance):
 
 def test_more_labels_than_the_coarse_alignment_has_frames_are_not_sure(tiny_bundle):
     features = jnp.full((8, 20), -10.0)
-    found = windowed_saliency(tiny_bundle.network, features, jnp.asarray([1, 1, 1, 1]), 8, window=2)
+    found = windowed_saliency(tiny_bundle.network, features, jnp.asarray([1, 1, 1, 1]), 8, widths=Widths(2, 2))
     assert np.isinf(found.missed)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gradalign.compressed import Widths
 from gradalign.evidence import log_saliency, upsample
 from gradalign.readout import gradient_saliency, read_signals
 from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, OF_CTC, chosen, family, signal_names, signals
@@ -86,10 +87,10 @@ def test_ctc_attention_and_sureness(tiny_bundle, features, seen, names):
 def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundle, features, seen, monkeypatch):
     from gradalign import signals as module
 
-    whole = partial(module.windowed_saliency, window=11, upper_window=11, history=len(LABELS))
+    whole = partial(module.windowed_saliency, history=len(LABELS))
     monkeypatch.setattr(module, "windowed_saliency", whole)
     ids = jnp.asarray(tiny_bundle.ids(LABELS))
-    found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, chunk=None))(jnp.asarray(features))
+    found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, widths=Widths(11, 11)))(jnp.asarray(features))
     np.testing.assert_allclose(found.scores, seen.scores, atol=5e-3)
     np.testing.assert_allclose(found.sure, seen.sure, atol=1e-4)
     np.testing.assert_allclose(found.cues, seen.cues, atol=1e-4)

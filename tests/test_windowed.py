@@ -9,7 +9,13 @@ import pytest
 from flax import nnx
 
 from gradalign.nn.aed import AED
-from gradalign.nn.windowed import Windows, decoder_cotangents, encoder_cotangents, teacher_forced
+from gradalign.nn.windowed import (
+    Windows,
+    decoder_cotangents,
+    decoder_pull_back,
+    encoder_cotangents,
+    teacher_forced,
+)
 
 N_FRAMES, ROWS, LABELS = 37, 44, (1, 3, 3, 2, 1, 3)
 N_ENCODER = ROWS // 4
@@ -37,6 +43,11 @@ def _encoder_jacobian(network, encoded, labels):
     )
 
 
+def _both(starts, length):
+    """The same windows in all blocks."""
+    return (Windows(starts, length),) * 2
+
+
 def _close(found, exact):
     exact = np.asarray(exact)
     np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
@@ -53,6 +64,12 @@ def test_whole_windows_and_whole_history_give_the_jacobian_by_the_encoder(tiny_b
     indices, starts = jnp.arange(6), jnp.zeros(6, jnp.int32)
     found = decoder_cotangents(tiny_bundle.network, kept, indices, starts, window=N_ENCODER, history=6)
     _close(found, exact)
+
+
+def test_sums_of_labels_are_pulled_back_through_all_paths(tiny_bundle, labels, kept):
+    exact = _encoder_jacobian(tiny_bundle.network, kept.encoded, labels)
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(3, 6)), jnp.float32)
+    _close(decoder_pull_back(tiny_bundle.network, kept, weights), jnp.einsum("rl,lkd->rkd", weights, exact))
 
 
 def test_a_window_of_the_decoder_is_cut_out_of_the_jacobian(tiny_bundle, labels, kept):
@@ -84,7 +101,7 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
     exact = jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES, depth=depth))(leaf)
     starts = jnp.zeros(6, jnp.int32)
     cotangents = decoder_cotangents(network, kept, jnp.arange(6), starts, window=N_ENCODER, history=6)
-    found = encoder_cotangents(network, kept, cotangents, starts, depths=(depth,))[0]
+    found = encoder_cotangents(network, kept, cotangents, _both(starts, N_ENCODER), depths=(depth,))[0]
     if depth == -1:
         assert np.all(np.asarray(found)[:, :3] == 0), "before the recording"
         found = found[:, 3:]
@@ -107,7 +124,7 @@ def test_what_leaves_the_window_is_dropped_and_nothing_else(tiny_bundle, feature
     jacobian = np.asarray(jax.jacrev(lambda x: network.encode(x, N_FRAMES, depth=1)[0])(leaf))
     cotangents = np.random.default_rng(1).normal(size=(2, 5, 16)).astype(np.float32)
     starts = np.array([2, 4])
-    found = encoder_cotangents(network, kept, jnp.asarray(cotangents), jnp.asarray(starts), depths=(1,))[0]
+    found = encoder_cotangents(network, kept, jnp.asarray(cotangents), _both(jnp.asarray(starts), 5), depths=(1,))[0]
     for one, start, cotangent in zip(found, starts, cotangents, strict=True):
         here = slice(start, start + 5)
         _close(one, np.einsum("qd,qdke->ke", cotangent, jacobian[here, :, here]))
@@ -118,19 +135,20 @@ def test_wider_windows_below_are_two_ways_down_one_after_the_other(tiny_bundle, 
     network = tiny_bundle.network
     cotangents = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, 16)), jnp.float32)
     starts, wide = jnp.asarray([1, 3, 5]), jnp.asarray([0, 3, 2])
-    found = encoder_cotangents(network, kept, cotangents, starts, depths=(-1, 0, 1, 2), wider=Windows(wide, 7))
+    windows = Windows(starts, 4), Windows(wide, 7)
+    found = encoder_cotangents(network, kept, cotangents, windows, depths=(-1, 0, 1, 2))
 
     def widened(narrow):
         return jnp.stack(
             [jnp.zeros((7, 16)).at[a - b : a - b + 4].set(g) for g, a, b in zip(narrow, starts, wide, strict=True)]
         )
 
-    upper = encoder_cotangents(network, kept, cotangents, starts, depths=(1,))[0]
+    upper = encoder_cotangents(network, kept, cotangents, _both(starts, 4), depths=(1,))[0]
     # The same network without the upper block.
     lower_half = AED(replace(network.config, encoder_layers=1), rngs=nnx.Rngs(0))
     nnx.update(lower_half, nnx.state(network))
     nnx.update(lower_half.encoder.blocks, jax.tree.map(lambda leaf: leaf[:1], nnx.state(network.encoder.blocks)))
     below = kept._replace(blocks=jax.tree.map(lambda leaf: leaf[:1], kept.blocks), block_weights=kept.block_weights[:1])
-    lower = encoder_cotangents(lower_half, below, widened(upper), wide, depths=(-1, 0))
+    lower = encoder_cotangents(lower_half, below, widened(upper), _both(wide, 7), depths=(-1, 0))
     for one, expected in zip(found, (*lower, widened(upper), widened(cotangents)), strict=True):
         _close(one, expected)
