@@ -80,9 +80,9 @@ def align(
             cut at pauses.
         exact: Whether each label's gradient is followed through the whole recording, instead of a window around the
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
-            so anyway where windows are not cheaper, where a probe says that they miss too much (which is logged as a
-            warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by "calibrated-gradient",
-            which does not look at that head.
+            so anyway where windows are not cheaper, where a probe says that even wider ones miss too much (which is
+            logged as a warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by
+            "calibrated-gradient", which does not look at that head.
             Methods that look at it and at more read recordings longer than 16 s in pieces.
         progress: Called with the seconds that are aligned, which need not be the first ones, and the length of the
             recording, where that is cut at pauses.

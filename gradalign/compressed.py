@@ -50,8 +50,9 @@ PROBES = 1
 """Random combinations that are pulled back in full."""
 UNSURE = 1.0
 """Value of `Compressed.missed` above which the result is not to be used."""
-CHUNK = 100
-"""Labels pulled back together, at most: 1,300 rows of a matrix product. Fewer were slower on a CPU."""
+CHUNK = 50
+"""Labels pulled back together, at most: 650 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
+and of more a larger part is padding."""
 
 
 class Compressed(NamedTuple):
@@ -88,8 +89,8 @@ def windowed_saliency(
 ) -> Compressed:
     """Saliency of each label at some leaves, as `gradalign.saliency` with "l2", from gradients in windows.
 
-    Pure: use it inside ``jit`` and ``vmap``. The work depends on the true number of labels, not on the padded one, and
-    hardly on the number of leaves.
+    Pure: use it inside ``jit`` and ``vmap``. The work depends on the true number of labels (rounded up to chunks),
+    not on the padded one, and hardly on the number of leaves.
 
     Args:
         network: The network; its CTC head makes the coarse alignment.
@@ -98,9 +99,10 @@ def windowed_saliency(
         n_frames: Real feature frames.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``.
         bands: Parts of the mel axis whose gradients at the features are wanted besides.
-        widths: Of the windows, >= 1; both as long as the utterance leave nothing out at the encoder.
+        widths: Of the windows, 1 <= ``upper`` <= ``lower``; longer ones than the utterance are as long as it, and if
+            both are, nothing is left out at the encoder.
         probes: Full pull-backs that measure what is missed, >= 1.
-        chunk: Labels pulled back together, >= 1. Trades memory for speed.
+        chunk: Labels pulled back together, about; >= 1. Trades memory for speed.
         history: Positions before its own through which a label is followed into the decoder. As many as there are
             labels leave nothing out.
         kept: What `gradalign.nn.windowed.teacher_forced` gives, where it is known already.
@@ -110,14 +112,14 @@ def windowed_saliency(
     """
     kept = teacher_forced(network, features, labels, n_frames) if kept is None else kept
     n_encoder = kept.encoded.shape[0]
-    upper, window = (min(width, n_encoder) for width in widths)
+    upper, lower = (min(width, n_encoder) for width in widths)
     n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
-    starts = jnp.clip(centres - window // 2, 0, jnp.maximum(real_encoder - window, 0))
-    upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, window - upper)
+    starts = jnp.clip(centres - lower // 2, 0, jnp.maximum(real_encoder - lower, 0))
+    upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, lower - upper)
     all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
-    windows = Windows(upper_starts, upper), Windows(starts, window)
+    windows = Windows(upper_starts, upper), Windows(starts, lower)
     gradients = _in_windows(network, kept, labels, windows, all_depths, chunk, history)
     strength = jnp.sqrt(jnp.square(norm(gradients[0])).sum(axis=1))
     # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
@@ -165,9 +167,9 @@ def _in_windows(
 ) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
     """The gradient of each label at each leaf, in its window."""
     upper, lower = windows
-    # As many chunks as it takes, all of one size.
+    # As many chunks as it takes, all of one size; of an even one, which the stem may divide.
     n_chunks = -(-len(labels) // chunk)
-    chunk = -(-len(labels) // n_chunks)
+    chunk = -(-len(labels) // (2 * n_chunks)) * 2
     empty = []
     for depth in depths:
         stride, margin = _frames_of(network, depth)

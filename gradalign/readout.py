@@ -250,28 +250,28 @@ def _read(
 
     with part("gradients" if gradients else "encode"):
         windows = gradients and not exact and "ctc" in names
-        seen = _in_windows(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
+        seen = _first_trusted(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
         seen = read(None)[0] if seen is None else seen
     return _unpadded(seen, n_labels, n_frames)
 
 
-def _in_windows(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
+def _first_trusted(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
     """What is read in the first windows that miss little enough; nothing, and says so, if all miss too much.
 
     Nothing, either, if windows would cost more than whole gradients.
     """
-    missed = 0.0
+    why = ""
     for widths in WIDTHS:
-        # Where the CTC head finds no path there is no place for a window, however wide.
-        if np.isfinite(missed) and worthwhile(n_labels, n_encoder, widths):
-            found, missed = read(widths)
-            if missed <= UNSURE:
-                return found
-    if missed > UNSURE:
+        if not worthwhile(n_labels, n_encoder, widths):
+            break
+        found, missed = read(widths)
+        if missed <= UNSURE:
+            return found
         why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
-        why = (
-            why if np.isfinite(missed) else "the CTC head finds no path through the transcript, so there are no windows"
-        )
+        if np.isinf(missed):  # nor is there a place for wider ones
+            why = "the CTC head finds no path through the transcript, so there are no windows"
+            break
+    if why:
         _log.warning("%s: each label's gradient is followed through the whole recording, which is slower", why)
     return None
 
@@ -450,7 +450,7 @@ def _gradients(bundle, features, labels, depth, reduce, exact):
             scores, missed = _windowed_scores(graph, state, *padded, depth=depth, widths=widths)
             return scores, float(missed)
 
-        if (scores := _in_windows(read, len(labels), n_encoder)) is not None:
+        if (scores := _first_trusted(read, len(labels), n_encoder)) is not None:
             return scores
     return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
 

@@ -208,6 +208,25 @@ def test_wider_windows_come_before_the_exact_gradients(
     assert np.abs(wider.evidence.scores - exact.evidence.scores).max() > 0
 
 
+def test_without_a_path_through_the_ctc_head_no_wider_windows_are_tried(
+    bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    asked = []
+
+    def lost(*args: Any, widths: Widths, **kwargs: Any) -> Any:
+        asked.append(widths)
+        return (None, None), np.inf
+
+    monkeypatch.setattr(readout, "_windowed_scores", lost)
+    found = align(speech, "the cat sat", model=bundle)
+    assert len(asked) == 1
+    assert "finds no path" in caplog.text
+    exact = align(speech, "the cat sat", model=bundle, exact=True)
+    assert found.evidence is not None
+    assert exact.evidence is not None
+    np.testing.assert_array_equal(found.evidence.scores, exact.evidence.scores)
+
+
 def test_short_recordings_and_other_reductions_are_exact(
     bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):

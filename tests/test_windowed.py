@@ -108,6 +108,15 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
     _close(found, exact)
 
 
+@pytest.mark.parametrize("rows", [1, 22, 50])
+def test_how_many_labels_go_through_the_stem_together_changes_nothing(tiny_bundle, kept, monkeypatch, rows):
+    cotangents = jnp.asarray(np.random.default_rng(6).normal(size=(6, 7, 16)), jnp.float32)
+    windows = _both(jnp.asarray([0, 1, 2, 2, 3, 4]), 7)
+    together = encoder_cotangents(tiny_bundle.network, kept, cotangents, windows)[0]
+    monkeypatch.setattr("gradalign.nn.windowed.STEM_ROWS", rows)
+    _close(encoder_cotangents(tiny_bundle.network, kept, cotangents, windows)[0], together)
+
+
 @pytest.mark.parametrize("silenced", ["attention", "convolution"])
 def test_what_leaves_the_window_is_dropped_and_nothing_else(tiny_bundle, features, labels, silenced):
     """The oracle: the Jacobian of a block in which only one module couples frames, cut to the window."""

@@ -1,4 +1,4 @@
-"""The pull-back of each module of the network for rows of any leading shape, from what its forward pass kept.
+"""The pull-back of each module of the network, for many labels in windows or for whole utterances.
 
 Each module comes twice: forward, as in the rest of `gradalign.nn` but returning what its derivative needs, and back.
 Written by hand, because what `jax.vjp` keeps cannot be cut into windows; `gradalign.nn.windowed` does that.
@@ -70,7 +70,7 @@ class BlockKept(NamedTuple):
 
 
 class StemKept(NamedTuple):
-    """Of the stem: the slopes of both activations, 0 outside of the recording; the first has a row before it."""
+    """Of the stem: the slopes of both activations; the first is 0 outside of the recording, and has a row before it."""
 
     first: Float[Array, "*half_rows half_bands channels"]
     second: Float[Array, "*rows bands channels"]
@@ -318,9 +318,8 @@ def keep_stem(stem: Stem, features: Array, n_frames: Int[Array, ""]) -> tuple[Ar
         real = (real + 1) // 2
         slopes.append(slope)
     # What the second layer is told to be zero has no slope.
-    first = jnp.pad(slopes[0], ((1, 0), (0, 0), (0, 0)))
-    halves = jnp.arange(len(first))
-    first = jnp.where(((halves > 0) & (halves <= (n_frames + 1) // 2))[:, None, None], first, 0.0)
+    halves = jnp.arange(len(slopes[0])) < (n_frames + 1) // 2
+    first = jnp.pad(jnp.where(halves[:, None, None], slopes[0], 0.0), ((1, 0), (0, 0), (0, 0)))
     return stem.project(x.reshape(len(x), -1)), StemKept(first, slopes[1])
 
 
@@ -359,6 +358,7 @@ def _pull_patches(
     channels = patch // 9
 
     def spread(part: Array, tap: int, other: int) -> Array:
+        # Entry (r, c) goes to row 2 r + tap and band 2 c + other of the padded bands.
         widths = ((0, 0, 0), (tap, 2 - tap, 1), (other, 2 - other, 1), (0, 0, 0))
         return jax.lax.pad(part, jnp.zeros((), g.dtype), widths)
 

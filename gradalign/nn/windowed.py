@@ -38,7 +38,7 @@ from gradalign.nn.pullback import (
 )
 
 STEM_ROWS = 325
-"""Rows that go through the stem together: each has 5,760 numbers there, and memory that is new is slow."""
+"""Rows that go through the stem together, at most: each has 5,760 numbers there, and memory that is new is slow."""
 
 
 class Pass(NamedTuple):
@@ -254,15 +254,14 @@ def encoder_cotangents(
         found |= _down(network, kept, found[middle], lower, (lowest, middle), depths)
     if FEATURES_LEAF in depths:
         first, stem = _first(lower), network.encoder.stem
-        together = max(STEM_ROWS // found[0].shape[1], 1)
-        if lower is None:
-            g = jax.lax.map(lambda g: pull_stem(stem, kept.stem, g[None], first)[0], found[0], batch_size=together)
-        else:
-            g = jax.lax.map(
-                lambda at: pull_stem(stem, kept.stem, at[0][None], at[1][None])[0],
-                (found[0], lower),
-                batch_size=together,
-            )
+        # A few labels at a time, the same number each time, or the rest of them would be another program.
+        n_labels, window = found[0].shape[:2]
+        together = max(n for n in range(1, max(STEM_ROWS // window, 1) + 1) if n_labels % n == 0)
+        g = jax.lax.map(
+            lambda one: pull_stem(stem, kept.stem, one[0][None], one[1][None])[0],
+            (found[0], jnp.broadcast_to(first, (n_labels,))),
+            batch_size=together,
+        )
         real = jnp.pad(kept.real, (STEM_REACH, 0))[4 * first[:, None] + jnp.arange(g.shape[1])[None, :]]
         found[FEATURES_LEAF] = jnp.where(real[..., None], g, 0.0)
     return tuple(found[depth] for depth in depths)
