@@ -1,5 +1,6 @@
 """Where compiled programs are kept: between runs of the command line, and in memory while they are used."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -16,10 +17,12 @@ R = TypeVar("R")
 
 
 def prepare_jax() -> None:
-    """Import JAX without noise, and let it keep compiled programs between runs.
+    """Import JAX without noise, and let it keep compiled programs between runs, and memory between calls.
 
-    A cache that the user has set for JAX (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
+    For processes of our own, whose memory is ours. A cache that the user has set for JAX
+    (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
     """
+    _keep_freed_memory()
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     import jax
 
@@ -30,6 +33,21 @@ def prepare_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to a quarter of a GiB; elsewhere do nothing.
+
+    A program of XLA takes tens of MiB at each call, which glibc by default takes from Linux anew: 11,000 page faults,
+    and 5 to 10 % of the time of gradients in windows.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    # From malloc.h: no block is mapped by itself (M_MMAP_MAX), and so much stays free at the end (M_TRIM_THRESHOLD).
+    for parameter, value in ((-4, 0), (-1, 256 << 20)):
+        mallopt(parameter, value)
 
 
 def cache_folder() -> Path | None:

@@ -30,7 +30,7 @@ from gradalign.training.flops import matmul_flops, matmul_peak
 from gradalign.training.loop import train
 from gradalign.training.measure import measure, reversal_warning
 from gradalign.training.optimizer import optimizer, schedule
-from gradalign.training.update import place, settings_of, shares_at, update
+from gradalign.training.update import place, saliency_due, settings_of, shares_at, update
 
 PHONES = ("AA", "K", "S", "M")
 
@@ -182,7 +182,7 @@ def test_every_option_of_the_method_runs(recordings: Path, config, tmp_path: Pat
     changed = dataclasses.replace(
         config,
         steps=2,
-        loss=dataclasses.replace(config.loss, ctc=0.0, saliency=1.0, saliency_every=2, saliency_examples=2),
+        loss=dataclasses.replace(config.loss, ctc=0.0, saliency=1.0, saliency_examples=2),
         remedies=RemedyConfig(self_attention_from=2, centre_attention_until=1, centre_attention_fade=1),
         optimizer=dataclasses.replace(config.optimizer, method="muon", precision="bfloat16", schedule="inverse_sqrt"),
         run=dataclasses.replace(config.run, report_every=1, dev_every=1, export_every=1),
@@ -192,7 +192,7 @@ def test_every_option_of_the_method_runs(recordings: Path, config, tmp_path: Pat
     assert train(changed, tmp_path, data=recordings, resume=True) == done
     assert all(value.dtype == np.float32 for value in params(tmp_path / "models" / "last").values())
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in logged if "saliency" in line] == [2]
+    assert [line["step"] for line in logged if "saliency" in line] == [1, 2]
     assert not any("per" in line for line in logged)
     # The best one is that with the least loss of the decoder.
     measured = [line["attention"] for line in logged if line["part"] == "dev"]
@@ -406,6 +406,14 @@ def test_schedules_warm_up_and_fall():
     assert [float(cosine(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1], abs=1e-5)
     root = schedule(OptimizerConfig(peak=1.0, warmup=10, schedule="inverse_sqrt"), 100)
     assert [float(root(step)) for step in (5, 10, 40, 90)] == pytest.approx([0.5, 1.0, 0.5, 1 / 3], abs=1e-5)
+
+
+def test_saliency_is_trained_when_it_is_due(config):
+    loss = dataclasses.replace(config.loss, saliency=1.0, saliency_start=4, saliency_every=3, saliency_max_frames=640)
+    some = dataclasses.replace(config, loss=loss)
+    assert [step for step in range(1, 13) if saliency_due(some, step, 640)] == [6, 9, 12]
+    assert not saliency_due(some, 6, 641)
+    assert not any(saliency_due(config, step, 160) for step in range(1, 13))
 
 
 def test_remedies_change_with_the_update(config):
