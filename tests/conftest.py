@@ -2,8 +2,7 @@
 
 import os
 
-# Two devices; and programs are compiled in one piece: two workers have no cores left for more pieces at a time.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_cpu_parallel_codegen_split_count=1")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time of these tests is spent compiling programs that run once. Programs that they start see this too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
