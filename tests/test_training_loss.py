@@ -115,7 +115,7 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
     spans = np.array([[[0.0, 40.0], [40.0, 80.0]]], np.float32)
     batch = batch_of(labels, spans=spans)
     network = tiny_bundle.network
-    found, _ = trained(network, batch, LossConfig(saliency=1.0, saliency_labels=2))
+    found, _, _ = trained(network, batch, LossConfig(saliency=1.0, saliency_labels=2))
 
     @jax.jit
     def sizes(x):
@@ -134,7 +134,7 @@ def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(
     spans = np.array([[[0, 10], [10, 30], [32, 50], [50, 71], [-1, -1]]], np.float32)
     batch = batch_of(labels, spans=spans)
     config = LossConfig(saliency=1.0, saliency_labels=2, saliency_stride=2)
-    found, _ = trained(network, batch, config)
+    found, _, _ = trained(network, batch, config)
 
     def score(x):
         return network.label_log_probs(x, jnp.asarray(labels[0]))
@@ -171,19 +171,21 @@ def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.r
 
 
 # Where labels share a pull-back their weights in it are held, and finite differences would move them.
-@pytest.mark.parametrize(("stride", "boundary"), [(0, 0.0), (4, 2.0)])
-def test_the_slope_of_the_saliency_losses_is_that_of_finite_differences(tiny_bundle, stride: int, boundary: float):
+@pytest.mark.parametrize(("stride", "boundary", "silence"), [(0, 0.0, 0.5), (4, 2.0, 0.0), (4, 1.0, 1.0)])
+def test_the_slope_of_the_saliency_losses_is_that_of_finite_differences(
+    tiny_bundle, stride: int, boundary: float, silence: float
+):
     labels = np.array([[1, 2, 3, 1]], np.int32)
-    spans = np.array([[[0, 20], [20, 40], [40, 60], [60, 80]]], np.float32)
+    spans = np.array([[[0, 20], [20, 40], [45, 60], [60, 70]]], np.float32)
     batch = batch_of(labels, spans=spans)
-    config = LossConfig(saliency_labels=2, saliency_stride=stride, saliency_boundary=boundary)
+    config = LossConfig(saliency_labels=2, saliency_stride=stride, saliency_boundary=boundary, saliency_silence=silence)
     graph, params = nnx.split(tiny_bundle.network)
 
     @jax.jit
     @jax.value_and_grad
     def loss(params):
-        spread, meeting = saliency_losses(nnx.merge(graph, params), batch, jax.random.key(0), config)
-        return spread + boundary * meeting
+        spread, meeting, quiet = saliency_losses(nnx.merge(graph, params), batch, jax.random.key(0), config)
+        return spread + boundary * meeting + silence * quiet
 
     _, slope = loss(params)
     # Along the slope itself, whose rise is its squared length.
@@ -221,7 +223,7 @@ def test_boundaries_are_learnt_between_labels_of_neighbouring_pull_backs(tiny_bu
     spans = np.array([[[0, 20], [20, 50], [50, 80]]], np.float32)
     config = LossConfig(saliency_labels=3, saliency_stride=3, saliency_boundary=1.0)
     batch = batch_of(np.repeat(labels, 1, axis=0), n_frames=78, spans=spans)
-    _, found = trained(network, batch, config)
+    _, found, _ = trained(network, batch, config)
 
     @jax.jit
     def sizes_of(x):
@@ -232,6 +234,41 @@ def test_boundaries_are_learnt_between_labels_of_neighbouring_pull_backs(tiny_bu
     lost, pairs = boundary_losses(shares, jnp.ones(3, bool), jnp.asarray(spans[0]))
     assert pairs.all()
     assert float(found) == pytest.approx(float(lost.mean()), rel=1e-3)
+
+
+def test_the_silence_loss_asks_of_each_frame_whether_it_is_the_labels(tiny_bundle):
+    """The oracle: the cross-entropy of two classes, frame by frame; in the first label and in what nobody says."""
+    network = tiny_bundle.network
+    labels = np.array([[1, 2]], np.int32)
+    spans = np.array([[[10, 30], [50, 70]]], np.float32)
+    batch = batch_of(labels, n_frames=78, spans=spans)
+    config = LossConfig(saliency_labels=1, saliency_stride=2, saliency_silence=1.0)
+
+    @jax.jit
+    def sizes_of(x):
+        return saliency(lambda x: network.label_log_probs(x, jnp.asarray(labels[0]), jnp.asarray(78)), x)
+
+    shares = np.asarray(sizes_of(jnp.asarray(batch.features[0])), np.float64)
+    shares /= shares.sum(1, keepdims=True)
+    expected = []
+    _, _, found = trained(network, batch, config)
+    for label in (0, 1):
+        first, last = map(int, spans[0, label])
+        lost = []
+        for t in range(78):
+            speech = 1 / (1 + 1 / (shares[label, t] * 78))
+            if first <= t < last:
+                lost.append(-np.log(speech))
+            elif not any(a <= t < b for a, b in spans[0]):
+                lost.append(-np.log(1 - speech))
+        expected.append(np.mean(lost))
+    assert float(found) == pytest.approx(expected[0], rel=1e-3) or float(found) == pytest.approx(expected[1], rel=1e-3)
+    assert expected[0] != pytest.approx(expected[1], rel=1e-2)
+    # A label without times may lie anywhere: no frame is known to be silent then, those of the others count.
+    spans[0, 1] = -1
+    _, _, found = trained(network, batch._replace(spans=spans), config)
+    said = [-np.log(1 / (1 + 1 / (shares[0, t] * 78))) for t in range(10, 30)]
+    assert float(found) in (0.0, pytest.approx(np.mean(said), rel=1e-3))
 
 
 def run(network: AED, batch: Batch, config: LossConfig = DEFAULT, shares: Shares = PLAIN, **options):

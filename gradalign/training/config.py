@@ -100,6 +100,7 @@ class LossConfig:
             times as many labels at the price of one. 0: each label has its own.
         saliency_boundary: Weight beside that of the loss on where neighbours meet, 0 is off; it needs a stride and two
             pull-backs or more, which are then of neighbouring labels.
+        saliency_silence: Weight beside that of the loss on which frames are silence, 0 is off.
     """
 
     ctc: float = 0.3
@@ -115,6 +116,7 @@ class LossConfig:
     saliency_labels: int = 4
     saliency_stride: int = 0
     saliency_boundary: float = 0.0
+    saliency_silence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ _RANGES = {
     "loss.saliency_start": _NOT_NEGATIVE,
     "loss.saliency_stride": _NOT_NEGATIVE,
     "loss.saliency_boundary": _NOT_NEGATIVE,
+    "loss.saliency_silence": _NOT_NEGATIVE,
     "remedies.self_attention_from": _NOT_NEGATIVE,
     "remedies.centre_attention_until": _NOT_NEGATIVE,
     "remedies.centre_attention_fade": _NOT_NEGATIVE,

@@ -59,8 +59,8 @@ def losses(
 
     Returns:
         The loss; and by name ``loss``, ``attention`` (smoothed cross-entropy of the decoder), ``ctc``,
-        ``frame`` and ``guide`` (see `timing_losses`), ``saliency`` and ``boundary`` (see `saliency_losses`) and
-        ``accuracy`` (of the decoder given the right history).
+        ``frame`` and ``guide`` (see `timing_losses`), ``saliency``, ``boundary`` and ``silence`` (see
+        `saliency_losses`) and ``accuracy`` (of the decoder given the right history).
     """
     n_examples, n_rows = batch.features.shape[:2]
     keys = jax.random.split(jax.random.fold_in(key, 0), (n_examples, 3))
@@ -93,9 +93,9 @@ def losses(
     loss = loss + shares.guide * (frame_loss + guide_loss)
     parts = {"attention": decoder_loss, "ctc": ctc_loss[-1], "frame": frame_loss, "guide": guide_loss}
     if with_saliency:
-        spread, meeting = saliency_losses(network, batch, jax.random.fold_in(key, 1), config)
-        parts |= {"saliency": spread, "boundary": meeting}
-        loss = loss + config.saliency * (spread + config.saliency_boundary * meeting)
+        spread, meeting, quiet = saliency_losses(network, batch, jax.random.fold_in(key, 1), config)
+        parts |= {"saliency": spread, "boundary": meeting, "silence": quiet}
+        loss = loss + config.saliency * (spread + config.saliency_boundary * meeting + config.saliency_silence * quiet)
     return loss, {"loss": loss, **parts, "accuracy": accuracy}
 
 
@@ -170,8 +170,8 @@ def timing_losses(
 
 def saliency_losses(
     network: AED, batch: Batch, key: PRNGKeyArray, config: LossConfig
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """How far the saliency of labels strays from their true intervals, and from where they meet.
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """How far the saliency of labels strays from their true intervals, from where they meet, and into silence.
 
     For some labels of a few examples with known times. The saliency (L2 norm at the log-mel frames) is a gradient, so
     this is differentiated twice. With a stride the labels of one pull-back share its saliency: each has the frames that
@@ -179,15 +179,20 @@ def saliency_losses(
 
     Returns:
         The cross-entropy, a label, between its share of saliency at each frame and the uniform distribution over
-        the frames of its interval; and `boundary_losses` a pair of neighbours, 0 if it is not asked for.
+        the frames of its interval; `boundary_losses` a pair of neighbours; and `silence_losses` a frame. 0 where it is
+        not asked for.
     """
     features, n_frames, all_labels, spans = map(
         jnp.asarray, (batch.features, batch.n_frames, batch.labels, batch.spans)
     )
     known = spans[:, :, 0] >= 0
     frame = jnp.arange(features.shape[1])[None, None, :]
+    spoken = ((frame >= spans[:, :, :1]) & (frame < spans[:, :, 1:]) & known[:, :, None]).any(1)
+    # Where the times of a label are not known, no frame is known to be silent.
+    all_known = known.sum(1) == batch.n_labels
+    silent = ~spoken & (frame[0] < n_frames[:, None]) & all_known[:, None]
 
-    def one(x, n, labels, known, spans, key):
+    def one(x, n, labels, known, spans, silent, key):
         chosen = chosen_labels(known, key, config)
         counted = (chosen >= 0) & known[chosen]
         first, last = spans[chosen, 0, None], spans[chosen, 1, None]
@@ -206,21 +211,55 @@ def saliency_losses(
         share = found[:, None] * own / ((found[:, None] * own).sum(2, keepdims=True) + 1e-20) + 1e-8
         inside = (frame >= first) & (frame < last) & (frame < n)
         target = inside / jnp.maximum(inside.sum(2, keepdims=True), 1)
-        spread = (-(target * jnp.log(share)).sum(2) * counted).sum(), counted.sum()
-        if not config.saliency_boundary:
-            return *spread, jnp.zeros(()), jnp.zeros(())
-        by_label = jnp.einsum("rel,ret->lt", taken, jnp.log(share))
-        meeting, pairs = boundary_losses(by_label, taken.sum((0, 1)) > 0, spans)
-        return *spread, meeting.sum(), pairs.sum()
+        lost = [((-(target * jnp.log(share)).sum(2) * counted).sum(), counted.sum())]
+        nothing = jnp.zeros(()), jnp.zeros(())
+        if config.saliency_boundary:
+            by_label = jnp.einsum("rel,ret->lt", taken, jnp.log(share))
+            meeting, pairs = boundary_losses(by_label, taken.sum((0, 1)) > 0, spans)
+            lost.append((meeting.sum(), pairs.sum()))
+        else:
+            lost.append(nothing)
+        if config.saliency_silence:
+            quiet, frames = silence_losses(jnp.log(share), own * (frame < n), inside & counted[..., None], silent)
+            lost.append((quiet.sum(), frames.sum()))
+        else:
+            lost.append(nothing)
+        return lost
 
     # Examples with the most known times first.
     best = jnp.argsort(-known.sum(1))[: min(config.saliency_examples, features.shape[0])]
     keys = jax.random.split(key, len(best))
-    lost, counted, meeting, pairs = (
-        part.sum()
-        for part in jax.vmap(one)(features[best], n_frames[best], all_labels[best], known[best], spans[best], keys)
+    found = jax.vmap(one)(
+        features[best], n_frames[best], all_labels[best], known[best], spans[best], silent[best], keys
     )
-    return lost / jnp.maximum(counted, 1), meeting / jnp.maximum(pairs, 1)
+    spread, meeting, quiet = (lost.sum() / jnp.maximum(counted.sum(), 1) for lost, counted in found)
+    return spread, meeting, quiet
+
+
+def silence_losses(
+    log_share: Float[Array, "*labels frames"],
+    own: Float[Array, "*labels frames"],
+    inside: Bool[Array, "*labels frames"],
+    silent: Bool[Array, " frames"],
+) -> tuple[Float[Array, "*labels frames"], Bool[Array, "*labels frames"]]:
+    """Minus the log-probability that a frame is in its label, or in silence, where these are the only two classes.
+
+    A frame is the label's as much as its share is above the mean share of the label's own frames: silence competes
+    with what saliency that is spread evenly would give.
+
+    Args:
+        log_share: Log of the label's share of saliency, which sums to one over its own frames.
+        own: 1 for frames that count for the label, else 0.
+        inside: Whether a frame lies in the label.
+        silent: Whether it lies in silence.
+
+    Returns:
+        One for each frame; and which of them count: those of the label and the silent ones among its own.
+    """
+    logit = log_share + jnp.log(jnp.maximum(own.sum(-1, keepdims=True), 1.0))
+    lost = jnp.where(inside, jax.nn.softplus(-logit), jax.nn.softplus(logit))
+    here = (own > 0) & (inside | jnp.broadcast_to(silent, inside.shape))
+    return jnp.where(here, lost, 0.0), here
 
 
 def boundary_losses(
