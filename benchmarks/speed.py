@@ -225,7 +225,7 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
             unsure += float(windows.missed) > UNSURE
             matrices = {
                 "exact": exact_matrix(graph, state, *padded),
-                "compressed": windows.saliency[0],
+                "compressed": windows.fine[0],
             }
             for name, matrix in matrices.items():
                 scores = log_saliency(matrix, n_frames=len(features))

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, Generic, TypeVar
@@ -77,6 +77,25 @@ def cache_folder() -> Path | None:
     return root / "jax" if os.access(root / "jax", os.W_OK) else None
 
 
+_FASTER = {"xla_cpu_use_fusion_emitters": False}
+"""XLA's newer way of making loops for a CPU compiles each of them apart, which takes twice as long, for programs that
+are no faster."""
+
+
+@cache
+def compiler_options() -> dict[str, bool]:
+    """What XLA is told about compiling; nothing on other devices than CPUs, or where it does not know the option."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=_FASTER).lower().compile()
+    except RuntimeError:
+        return {}
+    return _FASTER
+
+
 class by_shape(Generic[R]):
     """``jax.jit`` for functions that meet many shapes: programs that were not used for long are dropped.
 
@@ -116,7 +135,7 @@ class by_shape(Generic[R]):
                 drop_programs()
                 function = self.__wrapped__
                 own = wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
-                _programs[key] = jax.jit(own, static_argnames=self._static)
+                _programs[key] = jax.jit(own, static_argnames=self._static, compiler_options=compiler_options())
             _programs.move_to_end(key)
             return _programs[key]
 

@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gradalign._lbfgs import minimise
-from gradalign.evidence import upsample
 from gradalign.nn.config import AEDConfig
 
 
@@ -46,23 +45,22 @@ def name_of(config: AEDConfig) -> str:
 
 
 def log_probs(
-    classifier: Classifier,
-    states: Float[Array, "encoder_frames dim"],
-    factor: int,
-    n_frames: int,
-    n_coarse: int | Int[Array, ""] | None = None,
-) -> Float[Array, "frames symbols"]:
+    classifier: Classifier, states: Float[np.ndarray, "encoder_frames dim"], factor: int, n_frames: int
+) -> Float[np.ndarray, "frames symbols"]:
     """Log-probability of each symbol at each feature frame; logits are interpolated between encoder frames.
+
+    On the host: it is one small product, and a program of its own would have to be compiled.
 
     Args:
         classifier: What was learnt.
         states: Output of the block.
         factor: Feature frames an encoder frame.
         n_frames: Rows of the result.
-        n_coarse: Encoder frames that are not padding; None if all.
     """
-    logits = states.astype(jnp.float32) @ classifier.weights + classifier.bias[None, :]
-    return jax.nn.log_softmax(upsample(logits.T, factor, n_frames, n_coarse=n_coarse).T, axis=1)
+    logits = np.asarray(states, np.float32) @ np.asarray(classifier.weights) + np.asarray(classifier.bias)
+    fine = _between(logits, factor, n_frames)
+    fine = fine - fine.max(axis=1, keepdims=True)
+    return fine - np.log(np.exp(fine).sum(axis=1, keepdims=True))
 
 
 def learn(
@@ -109,7 +107,7 @@ def learn(
 def _between(
     states: Float[np.ndarray, "encoder_frames dim"], factor: int, n_frames: int
 ) -> Float[np.ndarray, "frames dim"]:
-    """`upsample` on the host: as JAX operations each length would be programs of its own."""
+    """`gradalign.evidence.upsample` on the host: as JAX operations each length would be programs of its own."""
     at = np.arange(n_frames)
     left = np.minimum(at // factor, len(states) - 1)
     right = np.minimum(left + 1, len(states) - 1)

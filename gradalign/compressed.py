@@ -21,6 +21,7 @@ from gradalign.lattice import NEVER, Topology, viterbi
 from gradalign.nn.aed import AED, FEATURES_LEAF
 from gradalign.nn.pullback import STEM_REACH
 from gradalign.nn.windowed import (
+    AtLeaves,
     Pass,
     Windows,
     decoder_cotangents,
@@ -59,16 +60,18 @@ class Compressed(NamedTuple):
     """What `windowed_saliency` finds.
 
     Attributes:
-        saliency: Size of the gradient of each label at each frame, for each leaf and then for each band. Outside a
+        fine: Size of the gradient of each label at each feature frame, and then at each band of the features. Outside a
             label's window it is the same share of all labels' gradients in their windows: the root mean square of what
-            the probes found there.
-        missed: Estimate of what the windows miss at the first leaf: of the squares of the gradients, relative to the
+            the probes found there. Empty if the features are not among the leaves.
+        coarse: The same at the other leaves, in order of depth.
+        missed: Estimate of what the windows miss at the lowest leaf: of the squares of the gradients, relative to the
             label's own in its window, the mean over labels; infinite without a coarse alignment. Labels weaker than the
             median count less. Above about 1 the windows are in the wrong places, or gradients are not local.
         centres: Encoder frame in the middle of each label, by the coarse alignment.
     """
 
-    saliency: tuple[Float[Array, "labels leaf_frames"], ...]
+    fine: Float[Array, "sizes labels frames"]
+    coarse: Float[Array, "leaves labels encoder_frames"]
     missed: Float[Array, ""]
     centres: Int[Array, " labels"]
 
@@ -98,7 +101,7 @@ def windowed_saliency(
         labels: Ids, all > 0; 0 past the end of the transcript.
         n_frames: Real feature frames.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``.
-        bands: Parts of the mel axis whose gradients at the features are wanted besides.
+        bands: Parts of the mel axis whose gradients are wanted besides those at the features.
         widths: Of the windows, 1 <= ``upper`` <= ``lower``; longer ones than the utterance are as long as it, and if
             both are, nothing is left out at the encoder.
         probes: Full pull-backs that measure what is missed, >= 1.
@@ -118,10 +121,10 @@ def windowed_saliency(
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     starts = jnp.clip(centres - lower // 2, 0, jnp.maximum(real_encoder - lower, 0))
     upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, lower - upper)
-    all_depths = depths + (FEATURES_LEAF,) * (bands > 0 and FEATURES_LEAF not in depths)
     windows = Windows(upper_starts, upper), Windows(starts, lower)
-    gradients = _in_windows(network, kept, labels, windows, all_depths, chunk, history)
-    strength = jnp.sqrt(jnp.square(norm(gradients[0])).sum(axis=1))
+    windowed = _in_windows(network, kept, labels, windows, depths, chunk, history)
+    lowest = windowed.deeper[0] if windowed.features is None else windowed.features
+    strength = jnp.sqrt(jnp.square(norm(lowest)).sum(axis=1))
     # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
     # would drown them.
     usual = percentile_of(strength, 50.0, real)
@@ -129,31 +132,49 @@ def windowed_saliency(
         len(labels), probes
     )
     cotangents = decoder_pull_back(network, kept, weights.T)
-    whole = encoder_cotangents(network, kept, cotangents, None, depths=all_depths)
+    whole = encoder_cotangents(network, kept, cotangents, None, depths=depths)
     count = jnp.maximum(n_labels, 1)
-    rows, band_rows, missed = [], [], []
-    for depth, windowed, full in zip(all_depths, gradients, whole, strict=True):
-        stride, margin = _frames_of(network, depth)
+
+    def spread_out(
+        inside: Float[Array, "labels window dim"],
+        full: Float[Array, "probes rows dim"],
+        bands: int,
+        stride: int,
+        margin: int,
+    ) -> tuple[Float[Array, "sizes labels frames"], Float[Array, ""]]:
+        """Sizes at a leaf and in bands of its axis, in all frames, and what the windows miss."""
         combined = jnp.zeros((probes, n_encoder * stride + margin, full.shape[2]))
-        combined, _ = jax.lax.scan(_add, combined, (weights, starts * stride, windowed))
-        squares = jnp.square(full[:, margin:] - combined[:, margin:]).mean(axis=0)
-        missed.append(squares.sum() / count)
+        combined, _ = jax.lax.scan(_add, combined, (weights, starts * stride, inside))
+        squares = jnp.square(full[:, margin:] - combined[:, margin:]).mean(axis=0) / count
+        sizes, missed = norm(_in_bands(inside, bands)), _in_bands(squares, bands).sum(-1)
+        if bands:
+            sizes = jnp.concatenate([norm(sizes.transpose(1, 2, 0))[None], sizes])
+            missed = jnp.concatenate([missed.sum(0, keepdims=True), missed])
+        first = starts * stride - margin
+        rows = jax.vmap(lambda sizes, missed: _spread(sizes, strength, first, jnp.sqrt(missed)))(sizes, missed)
+        return rows, missed[0].sum()
 
-        def sizes(part: np.ndarray, windowed=windowed, squares=squares, stride=stride, margin=margin) -> Array:
-            background = jnp.sqrt(squares[:, part].sum(axis=1) / count)
-            spread = _spread(norm(windowed[:, :, part]), strength, starts * stride - margin, background)
-            return spread[:, : len(features)] if margin else spread
+    fine, missed = jnp.zeros((0, len(labels), len(features))), []
+    if windowed.features is not None and whole.features is not None:
+        stride = network.config.subsampling
+        fine, found_missing = spread_out(windowed.features, whole.features, bands, stride, STEM_REACH)
+        fine = fine[:, :, : len(features)]
+        missed.append(found_missing)
+    coarse = jnp.zeros((0, len(labels), n_encoder))
+    if len(windowed.deeper):
+        by_leaf, missing = jax.vmap(lambda inside, full: spread_out(inside, full, 0, 1, 0))(
+            windowed.deeper, whole.deeper
+        )
+        coarse = by_leaf[:, 0]
+        missed.append(missing[0])
+    return Compressed(fine, coarse, jnp.where(found, missed[0], jnp.inf), centres)
 
-        axis = np.arange(full.shape[2])
-        rows.append(sizes(axis))
-        if depth == FEATURES_LEAF:
-            band_rows = [sizes(part) for part in np.array_split(axis, bands)] if bands else []
-    return Compressed((*rows[: len(depths)], *band_rows), jnp.where(found, missed[0], jnp.inf), centres)
 
-
-def _frames_of(network: AED, depth: int) -> tuple[int, int]:
-    """Leaf frames an encoder frame, and how many of them a window reaches further back than its encoder frames do."""
-    return (network.config.subsampling, STEM_REACH) if depth == FEATURES_LEAF else (1, 0)
+def _in_bands(x: Float[Array, "*rows dim"], bands: int) -> Float[Array, "bands *rows width"]:
+    """Parts of the last axis, zeros after the shorter ones; one of all of it for 0."""
+    parts = jnp.array_split(x, max(bands, 1), axis=-1)
+    width = parts[0].shape[-1]
+    return jnp.stack([jnp.pad(part, [(0, 0)] * (x.ndim - 1) + [(0, width - part.shape[-1])]) for part in parts])
 
 
 def _in_windows(
@@ -164,31 +185,33 @@ def _in_windows(
     depths: tuple[int, ...],
     chunk: int,
     history: int,
-) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
+) -> AtLeaves:
     """The gradient of each label at each leaf, in its window."""
     upper, lower = windows
     # As many chunks as it takes, all of one size; of an even one, which the stem may divide.
     n_chunks = -(-len(labels) // chunk)
     chunk = -(-len(labels) // (2 * n_chunks)) * 2
-    empty = []
-    for depth in depths:
-        stride, margin = _frames_of(network, depth)
-        dim = network.config.n_mels if depth == FEATURES_LEAF else network.config.dim
-        empty.append(jnp.zeros((n_chunks * chunk, lower.length * stride + margin, dim)))
 
-    def pull(index: Array, gradients: tuple[Array, ...]) -> tuple[Array, ...]:
+    def pull(index: Array) -> AtLeaves:
         rows = jnp.minimum(index * chunk + jnp.arange(chunk), len(labels) - 1)
         here = Windows(upper.starts[rows], upper.length), Windows(lower.starts[rows], lower.length)
         cotangents = decoder_cotangents(network, kept, rows, here[0].starts, window=upper.length, history=history)
-        found = encoder_cotangents(network, kept, cotangents, here, depths=depths)
-        zero = jnp.zeros_like(index)
-        return tuple(
-            jax.lax.dynamic_update_slice(all_, these, (index * chunk, zero, zero))
-            for all_, these in zip(gradients, found, strict=True)
+        return encoder_cotangents(network, kept, cotangents, here, depths=depths)
+
+    def put(index: Array, all_: AtLeaves) -> AtLeaves:
+        return jax.tree.map(
+            lambda all_, these: jax.lax.dynamic_update_slice_in_dim(all_, these, index * chunk, these.ndim - 3),
+            all_,
+            pull(index),
         )
 
-    found = jax.lax.fori_loop(0, -(-(labels > 0).sum() // chunk), pull, tuple(empty))
-    return tuple(gradients[: len(labels)] for gradients in found)
+    def empty(part: jax.ShapeDtypeStruct) -> Array:
+        axis = part.ndim - 3
+        return jnp.zeros((*part.shape[:axis], n_chunks * chunk, *part.shape[axis + 1 :]), part.dtype)
+
+    nothing = jax.tree.map(empty, jax.eval_shape(pull, jnp.zeros((), jnp.int32)))
+    found = jax.lax.fori_loop(0, -(-(labels > 0).sum() // chunk), put, nothing)
+    return jax.tree.map(lambda part: jax.lax.slice_in_dim(part, 0, len(labels), axis=part.ndim - 3), found)
 
 
 def coarse_alignment(
@@ -257,9 +280,11 @@ def exact_saliency(
     def pull(index: Array, sizes: Array) -> Array:
         rows = index * chunk + jnp.arange(chunk)
         cotangents = decoder_pull_back(network, kept, jax.nn.one_hot(rows, len(labels)))
-        gradients = encoder_cotangents(network, kept, cotangents, None, depths=(depth,))[0]
-        if depth == FEATURES_LEAF:
-            gradients = gradients[:, STEM_REACH : STEM_REACH + len(features)]
+        at_leaf = encoder_cotangents(network, kept, cotangents, None, depths=(depth,))
+        if at_leaf.features is None:
+            gradients = at_leaf.deeper[0]
+        else:
+            gradients = at_leaf.features[:, STEM_REACH : STEM_REACH + len(features)]
         found = jax.vmap(lambda gradient: reduced(gradient, leaf, reduce))(gradients)
         return jax.lax.dynamic_update_slice(sizes, found, (index * chunk, jnp.zeros_like(index)))
 

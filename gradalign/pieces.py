@@ -70,7 +70,7 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
 
     Args:
         parts: The pieces, in order, with their signals.
-        whole: Signals of the whole recording whose cues, and whose row of the CTC head, are kept.
+        whole: Signals of the whole recording whose cues, states, and whose row of the CTC head, are kept.
         ctc: Which signal is that of the CTC head; the only one in ``whole``.
 
     Returns:
@@ -88,4 +88,5 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
         scores[:, slice(*labels), slice(*frames)] = found
         sure[slice(*labels)] = seen.sure
     scores[ctc] = whole.scores[0]
-    return Signals(scores, whole.cues, sure, max(float(seen.missed) for _, seen in parts))
+    missed = max(float(seen.missed) for _, seen in parts)
+    return Signals(scores, whole.cues, sure, missed, whole.states)

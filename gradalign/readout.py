@@ -175,7 +175,7 @@ def read_signals(
         classifier = _checked(bundle, classifier)
         others = tuple(name for name in names if name != own)
         seen = read_signals(bundle, features, labels, others, exact=exact)
-        return _classified(seen, names.index(own), bundle, features, labels, classifier)
+        return _classified(seen, names.index(own), bundle, labels, classifier)
     if "ctc" in names and len(names) > 1 and _is_long(bundle, features):
         return _in_pieces(bundle, features, labels, names, exact=exact)
     return _read(bundle, features, labels, names, exact=exact)
@@ -185,13 +185,13 @@ def _classified(
     seen: Signals,
     at: int,
     bundle: Bundle,
-    features: Float[np.ndarray, "frames mels"],
     labels: tuple[str, ...],
     classifier: Classifier,
 ) -> Signals:
     """Signals with that of the classifier at its place among them, and its silence among the cues."""
-    with part("encode"):
-        found = np.maximum(frame_log_probs(bundle, features, classifier), LEAST)
+    assert seen.states is not None, "what read them knows the states"
+    found = log_probs(classifier, np.asarray(seen.states), bundle.network.config.subsampling, seen.cues.shape[1])
+    found = np.maximum(found, LEAST)
     cues = np.array(seen.cues)
     cues[CUES.index("no-phone")] = found[:, 0]
     row = found[:, bundle.ids(labels)].T[None]
@@ -209,21 +209,6 @@ def _checked(bundle: Bundle, classifier: Classifier | None) -> Classifier:
             f"got {got}; calibrate the model anew"
         )
     return classifier
-
-
-def frame_log_probs(
-    bundle: Bundle, features: Float[np.ndarray, "frames mels"], classifier: Classifier
-) -> Float[np.ndarray, "frames symbols"]:
-    """Log-probability of silence and of each label at each frame, see `gradalign.classifier`.
-
-    Args:
-        bundle: The model.
-        features: Log-mel frames of a recording that the model takes in one piece.
-        classifier: Of its frames.
-    """
-    graph, state = nnx.split(bundle.network)
-    padded, n_frames, _ = pad(features, bundle.ids(()))
-    return np.asarray(_frame_log_probs(graph, state, padded, n_frames, classifier))[: len(features)]
 
 
 def _is_long(bundle: Bundle, features: np.ndarray) -> bool:
@@ -252,7 +237,7 @@ def _read(
         windows = gradients and not exact and "ctc" in names
         seen = _first_trusted(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
         seen = read(None)[0] if seen is None else seen
-    return _unpadded(seen, n_labels, n_frames)
+    return _unpadded(seen, bundle, n_labels, n_frames)
 
 
 def _first_trusted(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
@@ -276,8 +261,10 @@ def _first_trusted(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_e
     return None
 
 
-def _unpadded(seen: Signals, n_labels: int, n_frames: int) -> Signals:
-    return Signals(seen.scores[:, :n_labels, :n_frames], seen.cues[:, :n_frames], seen.sure[:n_labels], seen.missed)
+def _unpadded(seen: Signals, bundle: Bundle, n_labels: int, n_frames: int) -> Signals:
+    states = None if seen.states is None else seen.states[: n_frames_at(n_frames, 0, bundle)]
+    scores = seen.scores[:, :n_labels, :n_frames]
+    return Signals(scores, seen.cues[:, :n_frames], seen.sure[:n_labels], seen.missed, states)
 
 
 def _in_pieces(
@@ -292,7 +279,7 @@ def _in_pieces(
     padded = pad(features, bundle.ids(labels))
     with part("encode"):
         whole, centres, found = jax.tree.map(np.asarray, _by_ctc(*nnx.split(bundle.network), *padded))
-    whole = _unpadded(whole, len(labels), len(features))
+    whole = _unpadded(whole, bundle, len(labels), len(features))
     cut = [Piece((0, len(labels)), (0, len(features)))]
     if bool(found):
         fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
@@ -413,13 +400,6 @@ def _middle(graph, state, features, n_frames):
     return network.to_depth(features, block_of(network.config), n_frames)
 
 
-@partial(by_shape, static_argnames=("graph",))
-def _frame_log_probs(graph, state, features, n_frames, classifier):
-    states = _middle(graph, state, features, n_frames)
-    factor = nnx.merge(graph, state).config.subsampling
-    return log_probs(classifier, states, factor, features.shape[0], -(-n_frames // factor))
-
-
 @partial(by_shape, static_argnames=("graph", "names", "widths"))
 def _signals(graph, state, features, n_frames, labels, *, names, widths):
     network = nnx.merge(graph, state)
@@ -465,7 +445,7 @@ def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce)
 @partial(by_shape, static_argnames=("graph", "depth", "widths"))
 def _windowed_scores(graph, state, features, n_frames, labels, *, depth, widths):
     found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,), widths=widths)
-    return _scores_of(found.saliency[0], graph, state, features, n_frames, labels, depth), found.missed
+    return _scores_of(found.fine[0], graph, state, features, n_frames, labels, depth), found.missed
 
 
 def _scores_of(found, graph, state, features, n_frames, labels, depth):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from gradalign.classifier import block_of
 from gradalign.compressed import Widths, windowed_saliency
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
 from gradalign.gradients import norm, pulled_back
@@ -56,12 +57,14 @@ class Signals(NamedTuple):
             parts of the recording, so that a louder or longer one has the same.
         sure: How sure the decoder is of each label: its log-probability, and minus the entropy of all labels there.
         missed: What windows miss of the gradients, see `gradalign.compressed.Compressed`; 0 without windows.
+        states: What `gradalign.classifier` reads: output of the block in the middle of the encoder; None if unknown.
     """
 
     scores: Float[Array | np.ndarray, "signals labels frames"]
     cues: Float[Array | np.ndarray, "cues frames"]
     sure: Float[Array | np.ndarray, "labels 2"]
     missed: Float[Array | np.ndarray, ""] | float = 0.0
+    states: Float[Array | np.ndarray, "encoder_frames dim"] | None = None
 
 
 def signal_names(config: AEDConfig, families: Collection[str] = FAMILIES) -> tuple[str, ...]:
@@ -119,36 +122,48 @@ def signals(
 
     wanted = "gradient" in families
     seen = _read(network, features, labels, n_frames, chunk if wanted else 0, widths if wanted else None)
-    parts = [log_saliency(size, n_frames=n_frames) for size in seen.fine]
     # After the features come the deeper leaves, and then the bands of the features.
-    parts[1:1] = [to_fine(log_saliency(size, n_frames=n_encoder)) for size in seen.coarse]
+    fine, coarse = [], []
+    if wanted:
+        fine.append(jax.vmap(lambda sizes: log_saliency(sizes, n_frames=n_frames))(seen.fine))
+        coarse.append(jax.vmap(lambda sizes: log_saliency(sizes, n_frames=n_encoder))(seen.coarse))
     if "attention" in families:
-        parts += [to_fine(attention_scores(heads.mean(0), n_frames=n_encoder)) for heads in seen.attention]
-    parts = [_centred(part, real) for part in parts]
+        heads = seen.attention.mean(1)
+        coarse.append(jax.vmap(lambda weights: attention_scores(weights, n_frames=n_encoder))(heads))
     of_heads = jnp.zeros((len(OF_CTC) + 1, rows))
     if "ctc" in families:
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
-        parts.append(to_fine(jnp.maximum(heard, LEAST)))
+        coarse.append(jnp.maximum(heard, LEAST)[None])
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
         of_heads = jnp.stack([blank, jnp.exp(_least_around(blank)), jnp.zeros(rows)])
+    found = [*fine, *([jax.vmap(to_fine)(jnp.concatenate(coarse))] if coarse else [])]
+    n_deeper = len(seen.coarse)
+    if wanted:
+        found = [found[0][:1], found[1][:n_deeper], found[0][1:], found[1][n_deeper:]]
+    parts = jnp.concatenate(found)
+    # Rows of the CTC head are log-probabilities; the others tell no more than where.
+    centred = jnp.arange(len(parts)) < len(parts) - ("ctc" in families)
+    parts = jnp.where(centred[:, None, None], _centred(parts, real), parts)
     entropy = -(jnp.exp(seen.log_probs) * seen.log_probs).sum(-1)
     said = jnp.take_along_axis(seen.log_probs, labels[:, None], axis=1)[:, 0]
     return Signals(
-        jnp.where(real, jnp.stack(parts), 0.0),
+        jnp.where(real, parts, 0.0),
         _cues(features, of_heads, real),
         jnp.stack([jnp.maximum(said, LEAST), -entropy], axis=1),
         seen.missed,
+        seen.states[block_of(network.config) - 1],
     )
 
 
 class _Seen(NamedTuple):
     """What one teacher-forced pass shows: sizes of gradients at the features and their bands, and at deeper leaves."""
 
-    fine: tuple[Float[Array, "labels frames"], ...]
-    coarse: tuple[Float[Array, "labels encoder_frames"], ...]
+    fine: Float[Array, "sizes labels frames"]
+    coarse: Float[Array, "leaves labels encoder_frames"]
     log_probs: Float[Array, "labels vocabulary"]
     attention: Float[Array, "layers heads labels encoder_frames"]
     ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
+    states: Float[Array, "blocks encoder_frames dim"]
     missed: Float[Array, ""] | float
 
 
@@ -159,12 +174,11 @@ def _read(
     if widths is not None:
         kept = teacher_forced(network, features, labels, n_frames)
         depths = tuple(range(FEATURES_LEAF, network.config.encoder_layers + 1))
-        sizes, missed, _ = windowed_saliency(
+        found = windowed_saliency(
             network, features, labels, n_frames, depths=depths, bands=BANDS, widths=widths, kept=kept
         )
-        fine, coarse = (sizes[0], *sizes[len(depths) :]), sizes[1 : len(depths)]
-        ctc = network.ctc_log_probs(kept.encoded)
-        return _Seen(fine, coarse, kept.all_log_probs, kept.layers.cross_weights, ctc, missed)
+        ctc, maps = network.ctc_log_probs(kept.encoded), kept.layers.cross_weights
+        return _Seen(found.fine, found.coarse, kept.all_log_probs, maps, ctc, kept.states, found.missed)
 
     def score(nudges: Leaves):
         return network.leaf_pass(nudges, features, labels, n_frames)
@@ -172,13 +186,11 @@ def _read(
     nudges = network.zero_nudges(features.shape[0])
     if not chunk:
         _, seen = score(nudges)
-        return _Seen((), (), seen.log_probs, seen.cross_attention, seen.ctc_log_probs, 0.0)
-    log_probs, pull_back, seen = jax.vjp(score, nudges, has_aux=True)
-    fine, bands, stem, blocks = pulled_back(pull_back, log_probs, _sizes, chunk=chunk)
-    coarse = (stem, *jnp.moveaxis(blocks, 1, 0))
-    return _Seen(
-        (fine, *jnp.moveaxis(bands, 1, 0)), coarse, seen.log_probs, seen.cross_attention, seen.ctc_log_probs, 0.0
-    )
+        fine = coarse = jnp.zeros((0, 0, 0))
+    else:
+        log_probs, pull_back, seen = jax.vjp(score, nudges, has_aux=True)
+        fine, coarse = (jnp.moveaxis(rows, 1, 0) for rows in pulled_back(pull_back, log_probs, _sizes, chunk=chunk))
+    return _Seen(fine, coarse, seen.log_probs, seen.cross_attention, seen.ctc_log_probs, seen.states, 0.0)
 
 
 def family(name: str) -> str:
@@ -228,9 +240,10 @@ def chosen(
 
 
 def _sizes(gradient: Leaves):
-    """Norms at each leaf: all of the features, their parts, the stem and each block."""
-    parts = jnp.array_split(gradient.features, BANDS, axis=1)
-    return norm(gradient.features), jnp.stack([norm(p) for p in parts]), norm(gradient.stem), norm(gradient.blocks)
+    """Norms at the features and their bands, and at the stem and each block."""
+    bands = [norm(part) for part in jnp.array_split(gradient.features, BANDS, axis=1)]
+    fine = jnp.stack([norm(gradient.features), *bands])
+    return fine, jnp.concatenate([norm(gradient.stem)[None], norm(gradient.blocks)])
 
 
 def _cues(

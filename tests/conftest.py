@@ -2,7 +2,8 @@
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# The second flag is what `gradalign.cache.compiler_options` tells XLA, for programs of the tests themselves.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time of these tests is spent compiling programs that run once. Programs that they start see this too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -71,6 +71,25 @@ def doubled(x):
     return jnp.concatenate([jnp.sort(x), jnp.cumsum(jnp.flip(x))])
 
 
+def test_the_compiler_is_told_only_what_it_knows(monkeypatch):
+    """A later XLA may not know the option; the programs are compiled anyway."""
+    import jax
+
+    cache.compiler_options.cache_clear()
+    options = cache.compiler_options()
+    assert options  # the XLA of these tests knows it
+    monkeypatch.setattr(cache, "_FASTER", {"xla_no_such_option": False})
+    cache.compiler_options.cache_clear()
+    assert cache.compiler_options() == {}
+    np.testing.assert_array_equal(doubled(jnp.arange(7))[:7], np.arange(7))
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cache.compiler_options.cache_clear()
+    assert cache.compiler_options() == {}
+    monkeypatch.undo()
+    cache.compiler_options.cache_clear()
+
+
 def test_programs_that_were_not_used_for_longest_are_dropped(monkeypatch):
     monkeypatch.setattr(cache, "_programs", OrderedDict())
     for n in (3, 4, 5, 6, 3):

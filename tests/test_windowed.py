@@ -48,6 +48,11 @@ def _both(starts, length):
     return (Windows(starts, length),) * 2
 
 
+def _at(found, depth):
+    """The gradients of one leaf, where no other deeper one was asked for."""
+    return found.features if depth < 0 else found.deeper[0]
+
+
 def _close(found, exact):
     exact = np.asarray(exact)
     np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
@@ -57,6 +62,8 @@ def test_the_pass_is_that_of_the_network(tiny_bundle, features, labels, kept):
     network = tiny_bundle.network
     np.testing.assert_allclose(kept.log_probs, network.label_log_probs(features, labels, N_FRAMES), atol=1e-5)
     np.testing.assert_allclose(kept.encoded, network.encode(features, N_FRAMES)[0], atol=1e-5)
+    for depth, states in enumerate(kept.states, 1):
+        np.testing.assert_allclose(states, network.to_depth(features, depth, N_FRAMES), atol=1e-5)
 
 
 def test_whole_windows_and_whole_history_give_the_jacobian_by_the_encoder(tiny_bundle, labels, kept):
@@ -101,7 +108,7 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
     exact = jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES, depth=depth))(leaf)
     starts = jnp.zeros(6, jnp.int32)
     cotangents = decoder_cotangents(network, kept, jnp.arange(6), starts, window=N_ENCODER, history=6)
-    found = encoder_cotangents(network, kept, cotangents, _both(starts, N_ENCODER), depths=(depth,))[0]
+    found = _at(encoder_cotangents(network, kept, cotangents, _both(starts, N_ENCODER), depths=(depth,)), depth)
     if depth == -1:
         assert np.all(np.asarray(found)[:, :3] == 0), "before the recording"
         found = found[:, 3:]
@@ -112,9 +119,9 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
 def test_how_many_labels_go_through_the_stem_together_changes_nothing(tiny_bundle, kept, monkeypatch, rows):
     cotangents = jnp.asarray(np.random.default_rng(6).normal(size=(6, 7, 16)), jnp.float32)
     windows = _both(jnp.asarray([0, 1, 2, 2, 3, 4]), 7)
-    together = encoder_cotangents(tiny_bundle.network, kept, cotangents, windows)[0]
+    together = encoder_cotangents(tiny_bundle.network, kept, cotangents, windows).features
     monkeypatch.setattr("gradalign.nn.windowed.STEM_ROWS", rows)
-    _close(encoder_cotangents(tiny_bundle.network, kept, cotangents, windows)[0], together)
+    _close(encoder_cotangents(tiny_bundle.network, kept, cotangents, windows).features, together)
 
 
 @pytest.mark.parametrize("silenced", ["attention", "convolution"])
@@ -133,7 +140,8 @@ def test_what_leaves_the_window_is_dropped_and_nothing_else(tiny_bundle, feature
     jacobian = np.asarray(jax.jacrev(lambda x: network.encode(x, N_FRAMES, depth=1)[0])(leaf))
     cotangents = np.random.default_rng(1).normal(size=(2, 5, 16)).astype(np.float32)
     starts = np.array([2, 4])
-    found = encoder_cotangents(network, kept, jnp.asarray(cotangents), _both(jnp.asarray(starts), 5), depths=(1,))[0]
+    windows = _both(jnp.asarray(starts), 5)
+    found = encoder_cotangents(network, kept, jnp.asarray(cotangents), windows, depths=(1,)).deeper[0]
     for one, start, cotangent in zip(found, starts, cotangents, strict=True):
         here = slice(start, start + 5)
         _close(one, np.einsum("qd,qdke->ke", cotangent, jacobian[here, :, here]))
@@ -152,12 +160,13 @@ def test_wider_windows_below_are_two_ways_down_one_after_the_other(tiny_bundle, 
             [jnp.zeros((7, 16)).at[a - b : a - b + 4].set(g) for g, a, b in zip(narrow, starts, wide, strict=True)]
         )
 
-    upper = encoder_cotangents(network, kept, cotangents, _both(starts, 4), depths=(1,))[0]
+    upper = encoder_cotangents(network, kept, cotangents, _both(starts, 4), depths=(1,)).deeper[0]
     # The same network without the upper block.
     lower_half = AED(replace(network.config, encoder_layers=1), rngs=nnx.Rngs(0))
     nnx.update(lower_half, nnx.state(network))
     nnx.update(lower_half.encoder.blocks, jax.tree.map(lambda leaf: leaf[:1], nnx.state(network.encoder.blocks)))
     below = kept._replace(blocks=jax.tree.map(lambda leaf: leaf[:1], kept.blocks), block_weights=kept.block_weights[:1])
     lower = encoder_cotangents(lower_half, below, widened(upper), _both(wide, 7), depths=(-1, 0))
-    for one, expected in zip(found, (*lower, widened(upper), widened(cotangents)), strict=True):
+    _close(found.features, lower.features)
+    for one, expected in zip(found.deeper, (*lower.deeper, widened(upper), widened(cotangents)), strict=True):
         _close(one, expected)

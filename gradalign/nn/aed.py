@@ -56,11 +56,13 @@ class LeafPass(NamedTuple):
         log_probs: Of every vocabulary entry at each label position.
         cross_attention: One map a decoder layer and head; row ``s`` belongs to label ``s``.
         ctc_log_probs: Of the CTC head per encoder frame.
+        states: Output of each block.
     """
 
     log_probs: Float[Array, "labels vocabulary"]
     cross_attention: Float[Array, "layers heads labels encoder_frames"]
     ctc_log_probs: Float[Array, "encoder_frames vocabulary"]
+    states: Float[Array, "blocks encoder_frames dim"]
 
 
 class TrainingPass(NamedTuple):
@@ -183,12 +185,13 @@ class AED(nnx.Module):
         x = self.encoder.stem(features + nudges.features, jnp.asarray(n_frames))
         x = x + nudges.stem.astype(x.dtype)
         valid = self.valid_frames(x.shape[0], n_frames)
-        encoded, _ = self.encoder.run_blocks(x, valid, nudges=nudges.blocks)
+        encoded, trace = self.encoder.run_blocks(x, valid, nudges=nudges.blocks, trace=True)
         history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
         log_probs, maps = self.decoder(history, encoded, valid, trace=True)
+        assert trace is not None, "asked for above"
         assert maps is not None, "asked for above"
         chosen = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
-        return chosen, LeafPass(log_probs, maps, self.ctc_log_probs(encoded))
+        return chosen, LeafPass(log_probs, maps, self.ctc_log_probs(encoded), trace.blocks)
 
     def zero_nudges(self, n_rows: int) -> Leaves:
         """What to differentiate `leaf_pass` by, for features of so many rows."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -52,6 +53,7 @@ class Pass(NamedTuple):
         stem: Of the stem.
         blocks: Of the blocks.
         block_weights: Self-attention maps of the blocks.
+        states: Outputs of the blocks.
         layers: Of the decoder layers.
         norm: Of the decoder's last norm.
         by_logits: Gradient of each label's log-probability by the decoder's logits.
@@ -64,6 +66,7 @@ class Pass(NamedTuple):
     stem: StemKept
     blocks: BlockKept
     block_weights: Float[Array, "blocks heads encoder_frames encoder_frames"]
+    states: Float[Array, "blocks encoder_frames dim"]
     layers: DecoderLayerKept
     norm: NormKept
     by_logits: Float[Array, "labels vocabulary"]
@@ -74,6 +77,19 @@ class Windows(NamedTuple):
 
     starts: Int[Array, " labels"]
     length: int
+
+
+class AtLeaves(NamedTuple):
+    """Gradients at the leaves that were asked for.
+
+    Attributes:
+        features: At the features: ``4 window + 3`` frames, the first of which is frame ``4 start - 3``, which may lie
+            before the recording; what is there is zero. None if not asked for.
+        deeper: At the others, in order of depth.
+    """
+
+    features: Float[Array, "labels feature_window mels"] | None
+    deeper: Float[Array, "leaves labels window dim"]
 
 
 def teacher_forced(
@@ -98,11 +114,11 @@ def teacher_forced(
         x = x + sinusoids(jnp.arange(x.shape[0], dtype=jnp.float32), x.shape[1]).astype(x.dtype)
     graph, state = nnx.split(network.encoder.blocks)
 
-    def block(x: Array, parameters: Any) -> tuple[Array, tuple[BlockKept, Array]]:
+    def block(x: Array, parameters: Any) -> tuple[Array, tuple[BlockKept, Array, Array]]:
         x, kept, weights = keep_block(cast(ConformerBlock, nnx.merge(graph, parameters)), x, valid)
-        return x, (kept, weights)
+        return x, (kept, weights, x)
 
-    encoded, (blocks, block_weights) = jax.lax.scan(block, x, state)
+    encoded, (blocks, block_weights, states) = jax.lax.scan(block, x, state)
 
     decoder = network.decoder
     history = jnp.concatenate([jnp.zeros((1,), labels.dtype), labels[:-1]])
@@ -129,6 +145,7 @@ def teacher_forced(
         stem,
         blocks,
         block_weights,
+        states,
         layers,
         norm,
         by_logits,
@@ -224,7 +241,7 @@ def encoder_cotangents(
     windows: tuple[Windows, Windows] | None,
     *,
     depths: tuple[int, ...] = (FEATURES_LEAF,),
-) -> tuple[Float[Array, "labels leaf_window leaf_dim"], ...]:
+) -> AtLeaves:
     """Gradients at some leaves from those at the encoder's output, each inside its window, by one way down.
 
     Args:
@@ -238,24 +255,24 @@ def encoder_cotangents(
             lowest.
 
     Returns:
-        For each leaf as many frames as the second window at a depth >= 0. At the features ``4 window + 3`` of them,
-        the first of which is frame ``4 start - 3``, which may lie before the recording; what is there is zero.
+        Gradients in windows as long as the second ones.
     """
     cotangents = cotangents.astype(jnp.float32)
     lowest, n_blocks = max(min(depths), 0), network.config.encoder_layers
     middle = lowest if windows is None else max(lowest, n_blocks // 2)
     upper, lower = (None, None) if windows is None else (windows[0].starts, windows[1].starts)
-    found = {n_blocks: cotangents}
-    if middle < n_blocks:
-        found = _down(network, kept, cotangents, upper, (middle, n_blocks), depths)
+    # Entry k is at depth ``lowest + k``, at the end of it all; only the first where no other is asked for.
+    trace = max(depths) > lowest
+    found = _down(network, kept, cotangents, upper, (middle, n_blocks), trace=trace)
     if windows is not None:
-        found = {depth: _widened(one, *windows) for depth, one in found.items()}
+        found = jax.vmap(lambda one: _widened(one, *windows))(found)
     if lowest < middle:
-        found |= _down(network, kept, found[middle], lower, (lowest, middle), depths)
+        found = jnp.concatenate([_down(network, kept, found[0], lower, (lowest, middle), trace=trace), found[1:]])
+    features = None
     if FEATURES_LEAF in depths:
         first, stem = _first(lower), network.encoder.stem
         # A few labels at a time, the same number each time, or the rest of them would be another program.
-        n_labels, window = found[0].shape[:2]
+        n_labels, window = found.shape[1:3]
         together = max(n for n in range(1, max(STEM_ROWS // window, 1) + 1) if n_labels % n == 0)
         g = jax.lax.map(
             lambda one: pull_stem(stem, kept.stem, one[0][None], one[1][None])[0],
@@ -263,8 +280,9 @@ def encoder_cotangents(
             batch_size=together,
         )
         real = jnp.pad(kept.real, (STEM_REACH, 0))[4 * first[:, None] + jnp.arange(g.shape[1])[None, :]]
-        found[FEATURES_LEAF] = jnp.where(real[..., None], g, 0.0)
-    return tuple(found[depth] for depth in depths)
+        features = jnp.where(real[..., None], g, 0.0)
+    deeper = np.array(sorted(depth for depth in depths if depth != FEATURES_LEAF), np.int32)
+    return AtLeaves(features, found[deeper - lowest])
 
 
 def _down(
@@ -273,15 +291,16 @@ def _down(
     cotangents: Float[Array, "labels window dim"],
     starts: Int[Array, " labels"] | None,
     blocks: tuple[int, int],
-    depths: tuple[int, ...],
-) -> dict[int, Float[Array, "labels window dim"]]:
-    """Through the blocks from the second number down to the first one: gradients by depth, at both of them at least."""
+    *,
+    trace: bool,
+) -> Float[Array, "depths labels window dim"]:
+    """Through the blocks from the second number down to the first one: gradients there or, traced, at all up to it."""
     low, high = blocks
+    if low == high:
+        return cotangents[None]
     window = cotangents.shape[1]
     rows = _first(starts)[:, None] + jnp.arange(window)[None, :]
     graph, state = nnx.split(network.encoder.blocks)
-    # Only what is asked for is kept on the way down.
-    trace = any(low < depth < high for depth in depths)
 
     def block(g: Array, at: Array) -> tuple[Array, Array | None]:
         # Taken one by one: a slice of all of them would be copied.
@@ -298,10 +317,7 @@ def _down(
         return g, g if trace else None
 
     g, passed = jax.lax.scan(block, cotangents, jnp.arange(low, high), reverse=True)
-    found = {low: g, high: cotangents}
-    if passed is not None:
-        found |= {depth: passed[depth - low] for depth in range(low, high)}
-    return found
+    return g[None] if passed is None else jnp.concatenate([passed, cotangents[None]])
 
 
 def _first(starts: Int[Array, " labels"] | None) -> Int[Array, " rows"]:
