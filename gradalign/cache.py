@@ -118,7 +118,12 @@ class by_shape(Generic[R]):
         self._static = static_argnames
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
-        """Call the program for these shapes."""
+        """Call the program for these shapes; inside of another program become part of that."""
+        import jax
+        from jax.core import Tracer
+
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return self.__wrapped__(*args, **kwargs)
         return self._program(args, kwargs)(*args, **kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:

@@ -106,6 +106,14 @@ def test_programs_that_were_not_used_for_longest_are_dropped(monkeypatch):
     np.testing.assert_array_equal(doubled(jnp.arange(4))[:4], np.arange(4))
 
 
+def test_inside_of_another_program_it_is_part_of_that():
+    import jax
+
+    found = jax.vmap(doubled)(jnp.arange(6).reshape(2, 3))
+    np.testing.assert_array_equal(found[1], [3, 4, 5, 5, 9, 12])
+    np.testing.assert_array_equal(jax.jit(lambda x: doubled(x) + 1)(jnp.arange(3)), [1, 2, 3, 3, 4, 4])
+
+
 def test_programs_by_shape_know_static_arguments_by_name_and_by_place():
     @partial(by_shape, static_argnames=("power", "times"))
     def raised(x, power, *, times=1):
