@@ -100,7 +100,7 @@ class by_shape(Generic[R]):
     """``jax.jit`` for functions that meet many shapes: programs that were not used for long are dropped.
 
     On a CPU each kernel of a program takes three memory maps and some 0.1 MB a map, so that all programs for one shape
-    take 2,200 maps and 200 MB. A corpus of many different lengths would fill the memory, or get to the 65,530 maps that
+    take 900 maps and 100 MB. A corpus of many different lengths would fill the memory, or get to the 65,530 maps that
     Linux allows by default, past which XLA dies with "Unable to allocate section memory" or a segmentation fault. JAX
     frees a program when the function that it was made of is gone, so each shape gets a function of its own. A program
     that was dropped and is needed again comes from the folder of programs: whoever has many recordings takes them in
@@ -153,7 +153,7 @@ _lock = RLock()
 
 
 MAPS = 30_000
-"""Memory maps above which programs are dropped: those of some 13 shapes, 3 GB."""
+"""Memory maps above which programs are dropped: those of some 30 shapes, 3 GB."""
 
 
 def drop_programs(most: int = MAPS) -> None:

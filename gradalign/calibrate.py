@@ -1,6 +1,6 @@
 """Learning a model's calibration from speech whose times are known: synthetic, or recordings aligned by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,11 +31,11 @@ from gradalign.features import log_mel_padded
 from gradalign.lattice import Topology
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, middle_states, names_of, picked, read_all
-from gradalign.signals import Signals, family
+from gradalign.signals import FAMILIES, Signals, family
 from gradalign.timed_speech import TimedUtterance
 from gradalign.transcript import Transcript
 
-METHODS = {
+METHODS: Mapping[str, Collection[str]] = {
     "calibrated": ("gradient", "attention", "ctc", "classifier"),
     "calibrated-gradient": ("gradient",),
     "calibrated-attention": ("attention",),
@@ -54,6 +54,8 @@ def calibrate(
     about: str,
     framed: Sequence[TimedUtterance] = (),
     classifier: Classifier | None = None,
+    methods: Mapping[str, Collection[str]] = METHODS,
+    confidences: bool = True,
     steps: int = 200,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
@@ -69,6 +71,8 @@ def calibrate(
         framed: Other speech with times, to learn the classifier of frames from; none to take the one given. Not the
             same speech: of what it has learnt from it is surer than of anything else.
         classifier: The one to weigh if less than `FEWEST` of it can be used; None for the model's own, if any.
+        methods: What to learn, by the name that it gets: the families of signals that it weighs, or single signals.
+        confidences: Whether to learn the confidence of words as well.
         steps: Iterations for each method, at most.
         seed: Of the choice of wrong words for confidence.
         report: Told what has been done, a line each.
@@ -76,6 +80,7 @@ def calibrate(
 
     Raises:
         AlignmentError: If no utterance can be used.
+        ValueError: If a method has no signals, or one that the model does not have.
     """
     classifier = classifier_of(bundle.calibrations) if classifier is None else classifier
     learnt, n_framed = _classifier(bundle, framed, report, status)
@@ -86,6 +91,7 @@ def calibrate(
     else:
         report("no classifier of frames: there is none yet, and too little speech to learn it from")
     names = names_of(bundle.network.config, classifier)
+    by_method = {method: _chosen(method, wanted, names) for method, wanted in methods.items()}
     read, problems = [], []
     for number, utterance in enumerate(utterances, 1):
         status(f"reading {number}/{len(utterances)} utterances")
@@ -101,15 +107,24 @@ def calibrate(
     if problems:
         report(f"{len(problems)} of {len(utterances)} utterances left out, the first one because of: {problems[0]}")
     found: dict[str, Calibration] = {}
-    for method, families in METHODS.items():
-        chosen = tuple(name for name in names if family(name) in families)
+    for method, chosen in by_method.items():
         examples = _stacked([_example(one, chosen, names) for one in read])
         with_frames = classifier if any(family(name) == "classifier" for name in chosen) else None
         weights = _learnt(method, examples, steps, report, status)
         found[method] = Calibration(chosen, weights, classifier=with_frames)
-    confidences = _confidences(bundle, utterances, found, names, seed, status)
-    found = {method: replace(one, confidence=confidences[method]) for method, one in found.items()}
+    if confidences:
+        learnt_too = _confidences(bundle, utterances, found, names, seed, status)
+        found = {method: replace(one, confidence=learnt_too[method]) for method, one in found.items()}
     return replace(bundle, calibrations=found, calibrated_on=about)
+
+
+def _chosen(method: str, wanted: Collection[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The signals of a method, in the order in which they are read."""
+    known = (*FAMILIES, "classifier", *names)
+    chosen = tuple(name for name in names if name in wanted or family(name) in wanted)
+    if not chosen or not set(wanted) <= set(known):
+        raise ValueError(f"{method}: expected some of {', '.join(known)}, got {', '.join(wanted) or 'nothing'}")
+    return chosen
 
 
 def _learnt(
@@ -272,7 +287,7 @@ def _confidences(
             for method, (table, hits) in _tried(bundle, utterance, words, at, calibrations, names).items():
                 tables[method].append(table)
                 right[method].append(hits)
-    if not any(map(len, tables["calibrated"])):
+    if not any(len(table) for all_of_it in tables.values() for table in all_of_it):
         return {method: () for method in calibrations}
     return {
         method: confidence.learn(np.concatenate(tables[method]), np.concatenate(right[method]))
@@ -296,7 +311,7 @@ def _tried(
         features = _features(bundle, utterance)
         if len(transcript.labels) > len(features):
             return {}
-        seen = read_all(bundle, features, transcript.labels, calibrations["calibrated"].classifier)
+        seen = read_all(bundle, features, transcript.labels, classifier_of(calibrations))
         duration = len(utterance.samples) / bundle.features.sample_rate
         found = {}
         for method, calibration in calibrations.items():

@@ -228,6 +228,21 @@ def test_calibrating_a_model_and_using_it(tiny_bundle, tmp_path, rng):
         align(utterances[0].samples.astype(np.float32), transcript, model=tiny_bundle, method="calibrated")
 
 
+def test_methods_of_your_own_weigh_the_signals_they_name(tiny_bundle, rng):
+    phones = (Interval(0.1, 0.2, "B"), Interval(0.2, 0.3, "A"), Interval(0.3, 0.4, "K"))
+    speech = TimedUtterance(0.1 * rng.normal(size=8_000), "back", phones, (Interval(0.1, 0.4, "back"),))
+    methods = {"one leaf": ["gradient@features"], "two kinds": ["ctc", "attention"]}
+    done = calibrate(tiny_bundle, [speech], about="one", methods=methods, confidences=False, steps=2).calibrations
+    assert done["one leaf"].signals == ("gradient@features",)
+    assert done["two kinds"].signals == signal_names(tiny_bundle.network.config, ("attention", "ctc"))
+    assert not any(one.confidence for one in done.values())
+    for wrong in (["gradient@nowhere"], []):
+        with pytest.raises(
+            ValueError, match=r"mine: expected some of gradient, attention, ctc, .*, got (gradient@nowh|noth)"
+        ):
+            calibrate(tiny_bundle, [speech], about="one", methods={"mine": wrong})
+
+
 def test_speech_without_times_of_words_is_refused(tiny_bundle):
     lost = TimedUtterance(np.zeros(8_000), "back", (Interval(0.1, 0.2, "B"),), (Interval(0.3, 0.4, "back"),))
     with pytest.raises(AlignmentError, match=r"none of 1 utterances .*phone B at 0\.100 s lies in no"):
