@@ -28,6 +28,9 @@ from gradalign.errors import AlignmentError
 NEVER = -1e30
 """Score of what is forbidden. Finite, because gradients through -inf are NaN."""
 
+BLOCK = 64
+"""Frames of Viterbi between two moments at which its scores are made small again."""
+
 
 class Topology(NamedTuple):
     """Where silence may be and which labels may touch; made on the host, where no length is a program of its own.
@@ -199,17 +202,35 @@ def viterbi_steps(
 def _best_arrivals(
     states: "_States", alpha: Float[Array, " states"]
 ) -> tuple[Float[Array, " states"], Int[Array, "frames states"], Float[Array, ""]]:
-    """Viterbi's forward pass; what it takes off the scores keeps them small, where float32 is fine."""
+    """Viterbi's forward pass; what it takes off the scores keeps them small, where float32 is fine.
 
-    def forward(alpha: Array, frame: _Frame) -> tuple[Array, tuple[Array, Array]]:
-        arrivals = _arrivals(alpha, frame.entry, states.jumps)
-        best = frame.emissions + arrivals.max(axis=0)
-        moves = jnp.where(frame.real, 2 - arrivals.argmax(axis=0), 0).astype(jnp.int8)
-        shift = jnp.where(frame.real, best.max(), 0.0)
-        return jnp.where(frame.real, best - shift, alpha), (moves, shift)
+    It is taken off once a block of frames: the largest of all states is a loop of its own, which takes longer than the
+    rest of a step.
+    """
 
-    alpha, (moves, shifts) = jax.lax.scan(forward, alpha, states.frames)
-    return alpha, moves, shifts.sum()
+    def forward(alpha: Array, frame: _Frame) -> tuple[Array, Array]:
+        jump, step, stay = _ways(alpha, frame.entry, states.jumps)
+        moved = jnp.maximum(jump, step)
+        best = frame.emissions + jnp.maximum(moved, stay)
+        moves = jnp.where(moved >= stay, jnp.where(jump >= step, 2, 1), 0)
+        return jnp.where(frame.real, best, alpha), jnp.where(frame.real, moves, 0).astype(jnp.int8)
+
+    def block(alpha: Array, frames: _Frame) -> tuple[Array, tuple[Array, Array]]:
+        alpha, moves = jax.lax.scan(forward, alpha, frames)
+        shift = jnp.where(frames.real.any(), alpha.max(), 0.0)
+        return alpha - shift, (moves, shift)
+
+    n_frames = len(states.frames.real)
+    size = min(BLOCK, max(n_frames, 1))
+    whole = -(-n_frames // size) * size
+
+    def blocks(part: Array) -> Array:
+        # Frames that are added are not real.
+        padded = jnp.pad(part, ((0, whole - n_frames), *((0, 0),) * (part.ndim - 1)))
+        return padded.reshape(-1, size, *part.shape[1:])
+
+    alpha, (moves, shifts) = jax.lax.scan(block, alpha, jax.tree.map(blocks, states.frames))
+    return alpha, moves.reshape(whole, len(alpha))[:n_frames], shifts.sum()
 
 
 def forward_backward(
@@ -381,9 +402,15 @@ class _States(NamedTuple):
         return jnp.full(self.ends.shape, NEVER, self.frames.emissions.dtype)
 
 
+def _ways(
+    alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
+) -> tuple[Float[Array, " states"], Float[Array, " states"], Float[Array, " states"]]:
+    """Score of being in each state by a jump over silence, by a step, and by staying: the order settles ties."""
+    earlier = jnp.concatenate([jnp.full(1, NEVER, alpha.dtype), entry[None], alpha])
+    return jnp.where(jumps, earlier[:-2], NEVER), earlier[1:-1], earlier[2:]
+
+
 def _arrivals(
     alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
 ) -> Float[Array, "3 states"]:
-    """Score of being in each state by a jump over silence, by a step, and by staying: the order settles ties."""
-    earlier = jnp.concatenate([jnp.full(1, NEVER, alpha.dtype), entry[None], alpha])
-    return jnp.stack([jnp.where(jumps, earlier[:-2], NEVER), earlier[1:-1], earlier[2:]])
+    return jnp.stack(_ways(alpha, entry, jumps))
