@@ -69,6 +69,19 @@ def test_viterbi_finds_the_best_path_of_random_scores(rng, topology):
         np.testing.assert_allclose(found.score, max(totals), rtol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 3])
+def test_blocks_of_frames_change_nothing(rng, monkeypatch, block):
+    """Of 7 frames, 5 of them real: with 3 a block, the last block has no real frame, and padding of its own."""
+    scores, silence = random_scores(rng)
+    topology = TOPOLOGIES["words"]
+    paths = [oracles.frame_labels(spans, 5) for spans in alignments(topology, 5)]
+    totals = [oracles.score_of(path, np.asarray(scores)[:, :5], np.asarray(silence)[:5]) for path in paths]
+    monkeypatch.setattr("gradalign.lattice.BLOCK", block)
+    found = viterbi(scores, silence, topology, n_frames=5)
+    np.testing.assert_array_equal(found.labels[:5], paths[int(np.argmax(totals))])
+    np.testing.assert_allclose(found.score, max(totals), rtol=1e-5)
+
+
 def test_ties_go_to_the_latest_labels():
     labels = fast_viterbi(jnp.zeros((2, 5)), jnp.zeros(5), Topology.free(2)).labels
     np.testing.assert_array_equal(labels, [-1, -1, -1, 0, 1])
