@@ -44,6 +44,9 @@ T = TypeVar("T")
 LONGEST_S = 16.0
 """Longer recordings are read in pieces of at most this; most utterances that models learn from are shorter."""
 
+OUTSIDE = -1e3
+"""Score of a label outside of its piece."""
+
 HEARD, OVERLAP = 1920, 240
 """Frames of a window in which the CTC head hears recordings of any length, and of its context on each side."""
 
@@ -276,19 +279,25 @@ def _in_pieces(
     exact: bool,
 ) -> Signals:
     """`read_signals` of a recording that is too long for the decoder."""
-    padded = pad(features, bundle.ids(labels))
     with part("encode"):
-        whole, centres, found = jax.tree.map(np.asarray, _by_ctc(*nnx.split(bundle.network), *padded))
-    whole = _unpadded(whole, bundle, len(labels), len(features))
-    cut = [Piece((0, len(labels)), (0, len(features)))]
-    if bool(found):
-        fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
-        cut = pieces(fine, fine, len(features), longest=round(LONGEST_S / bundle.grid.hop_s))
+        cut, whole = _cut(bundle, features, bundle.ids(labels))
     parts = []
     for piece in cut:
         inside, here = labels[slice(*piece.labels)], features[slice(*piece.frames)]
         parts.append((piece, _read(bundle, here, inside, names, exact=exact)))
     return joined(parts, whole, names.index("ctc"))
+
+
+def _cut(
+    bundle: Bundle, features: Float[np.ndarray, "frames mels"], labels: Int[np.ndarray, " labels"]
+) -> tuple[list[Piece], Signals]:
+    """Pieces of a long recording, one if the CTC head finds no path; and what that head alone tells of the whole."""
+    whole, centres, found = jax.tree.map(np.asarray, _by_ctc(*nnx.split(bundle.network), *pad(features, labels)))
+    whole = _unpadded(whole, bundle, len(labels), len(features))
+    if not bool(found):
+        return [Piece((0, len(labels)), (0, len(features)))], whole
+    fine = bundle.network.config.subsampling * np.asarray(centres)[: len(labels)]
+    return pieces(fine, fine, len(features), longest=round(LONGEST_S / bundle.grid.hop_s)), whole
 
 
 def ctc_log_probs(
@@ -420,6 +429,21 @@ def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int,
 
 
 def _gradients(bundle, features, labels, depth, reduce, exact):
+    """Scores and silence; where the CTC head may tell where to look, those of a long recording come from its pieces."""
+    if exact or depth != FEATURES_LEAF or reduce != "l2" or not _is_long(bundle, features):
+        return _in_one(bundle, features, labels, depth, reduce, exact)
+    cut, _ = _cut(bundle, features, labels)
+    scores, silence = np.full((len(labels), len(features)), OUTSIDE, np.float32), np.zeros(len(features), np.float32)
+    for piece in cut:
+        here, frames = labels[slice(*piece.labels)], slice(*piece.frames)
+        found = _in_one(bundle, features[frames], here, depth, reduce, exact)
+        n_frames = piece.frames[1] - piece.frames[0]
+        scores[slice(*piece.labels), frames] = np.asarray(found[0])[: len(here), :n_frames]
+        silence[frames] = np.asarray(found[1])[:n_frames]
+    return scores, silence
+
+
+def _in_one(bundle, features, labels, depth, reduce, exact):
     """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
     graph, state = nnx.split(bundle.network)
     padded, n_encoder = pad(features, labels), n_frames_at(len(features), 0, bundle)

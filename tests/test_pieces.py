@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradalign import readout
+from gradalign.gradients import Reduction
+from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.pieces import Piece, joined, pieces
-from gradalign.readout import read_signals
+from gradalign.readout import evidence, read_signals
 from gradalign.signals import Signals, signal_names
+from gradalign.transcript import Transcript
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(0, 80), st.integers(5, 200))
@@ -95,6 +98,42 @@ def test_a_recording_longer_than_a_piece_is_read_in_pieces(tiny_bundle, monkeypa
     apart = tuple(name for name in names if name != "ctc")
     uncut = read_signals(tiny_bundle, features, labels, apart)
     np.testing.assert_allclose(uncut.scores, whole.scores[: len(apart)], atol=1e-3)
+
+
+def test_plain_gradients_of_a_long_recording_are_those_of_its_pieces(tiny_bundle, monkeypatch):
+    rng = np.random.default_rng(6)
+    features, labels = rng.normal(size=(120, 20)).astype(np.float32), ("A", "B", "K", "A", "B", "A")
+
+    def read(first: int, last: int, begin: int, end: int, *, exact: bool = False, reduce: Reduction = "l2"):
+        here = Transcript("", (), labels[first:last], (0,) * (last - first), tuple(range(last - first)))
+        found = evidence(tiny_bundle, features[begin:end], here, "gradient", FEATURES_LEAF, reduce, exact)
+        return found[0], found[1]
+
+    whole = read(0, 6, 0, 120)
+    monkeypatch.setattr(readout, "LONGEST_S", 0.9)
+    seen = []
+    monkeypatch.setattr(readout, "pieces", lambda *args, **kw: seen.extend(pieces(*args, **kw)) or seen)
+    scores, silence = read(0, 6, 0, 120)
+    cut = [(*piece.labels, *piece.frames) for piece in seen]
+    assert len(cut) > 1
+    monkeypatch.setattr(readout, "LONGEST_S", 16.0)
+    rest, unread = np.ones(scores.shape, bool), np.ones(120, bool)
+    for first, last, begin, end in cut:
+        alone = read(first, last, begin, end)
+        np.testing.assert_allclose(scores[first:last, begin:end], alone[0], atol=1e-4)
+        np.testing.assert_allclose(silence[begin:end], alone[1], atol=1e-4)
+        rest[first:last, begin:end] = False
+        unread[begin:end] = False
+    # Labels outside of their pieces lose against anything; where no piece is, there is silence.
+    assert (scores[rest] < scores[~rest].min() - 100).all()
+    assert (silence[unread] == 0).all()
+    assert np.abs(scores - whole[0])[~rest].max() > 1e-3
+    # Nothing may tell the gradients of the paper where to cut.
+    monkeypatch.setattr(readout, "LONGEST_S", 0.9)
+    seen.clear()
+    for options in ({"exact": True}, {"reduce": "l1"}):
+        assert read(0, 6, 0, 120, **options)[0].min() > -100
+    assert not seen
 
 
 def test_one_label_cannot_be_cut():
