@@ -7,8 +7,8 @@ A manifest is JSON lines with ``audio_filepath`` (relative to it), ``text``, ``s
 beside it in ``<name>_refs.jsonl`` (or ``--refs``): ``set``, ``id``, ``kind`` and ``words``, perhaps ``phones``, as
 ``[start_s, end_s, label]``. Every method sees the same audio and transcript; nothing is tuned here, and the output
 says on what the calibrations were learnt. "gradient" is the chain of the paper on our network, which knows nothing of
-the CTC head; "windowed-gradient" is what ``gradalign align --method gradient`` gives, where that head says where to look.
-At the end stand the project's bars for whatever was measured; the exit status is 1 if one of them is missed.
+the CTC head; "windowed-gradient" is what ``gradalign align --method gradient`` gives, with that head saying where to
+look. At the end stand the project's bars for whatever was measured; the exit status is 1 if one of them is missed.
 """
 
 import argparse
