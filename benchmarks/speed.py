@@ -348,7 +348,7 @@ def batch_section(
     names = signal_names(model.network.config)
 
     def one(state, features, labels):
-        return chosen(nnx.merge(graph, state), features, labels, len(features), names=names, widths=NARROW)
+        return chosen(nnx.merge(graph, state), features, labels, len(features), names=names, width=NARROW)
 
     single, together = jax.jit(one), jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
     rows: list[Row] = []

@@ -30,29 +30,16 @@ from gradalign.nn.windowed import (
     teacher_forced,
 )
 
-
-class Widths(NamedTuple):
-    """Encoder frames of a label's window.
-
-    Attributes:
-        upper: In the upper half of the blocks, where gradients have not spread so far yet; not more than ``lower``.
-        lower: In the others.
-    """
-
-    upper: int
-    lower: int
-
-
-NARROW = Widths(9, 13)
-"""At 40 ms a frame 180 ms to both sides of the label, then 260."""
-WIDTHS = (NARROW, Widths(25, 25))
+NARROW = 7
+"""Encoder frames of a label's window: at 40 ms a frame 140 ms to both sides of the label."""
+WIDTHS = (NARROW, 25)
 """What is tried one after the other, as long as too much is missed."""
 PROBES = 1
 """Random combinations that are pulled back in full."""
 UNSURE = 1.0
 """Value of `Compressed.missed` above which the result is not to be used."""
 CHUNK = 50
-"""Labels pulled back together, at most: 650 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
+"""Labels pulled back together, at most: 350 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
 and of more a larger part is padding."""
 
 
@@ -84,7 +71,7 @@ def windowed_saliency(
     *,
     depths: tuple[int, ...] = (FEATURES_LEAF,),
     bands: int = 0,
-    widths: Widths = NARROW,
+    width: int = NARROW,
     probes: int = PROBES,
     chunk: int = CHUNK,
     history: int = 0,
@@ -102,8 +89,8 @@ def windowed_saliency(
         n_frames: Real feature frames.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``.
         bands: Parts of the mel axis whose gradients are wanted besides those at the features.
-        widths: Of the windows, 1 <= ``upper`` <= ``lower``; longer ones than the utterance are as long as it, and if
-            both are, nothing is left out at the encoder.
+        width: Encoder frames of a window, >= 1; longer ones than the utterance are as long as it, and leave nothing
+            out at the encoder.
         probes: Full pull-backs that measure what is missed, >= 1.
         chunk: Labels pulled back together, about; >= 1. Trades memory for speed.
         history: Positions before its own through which a label is followed into the decoder. As many as there are
@@ -115,14 +102,12 @@ def windowed_saliency(
     """
     kept = teacher_forced(network, features, labels, n_frames) if kept is None else kept
     n_encoder = kept.encoded.shape[0]
-    upper, lower = (min(width, n_encoder) for width in widths)
+    width = min(width, n_encoder)
     n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
-    starts = jnp.clip(centres - lower // 2, 0, jnp.maximum(real_encoder - lower, 0))
-    upper_starts = starts + jnp.clip(centres - upper // 2 - starts, 0, lower - upper)
-    windows = Windows(upper_starts, upper), Windows(starts, lower)
-    windowed = _in_windows(network, kept, labels, windows, depths, chunk, history)
+    starts = jnp.clip(centres - width // 2, 0, jnp.maximum(real_encoder - width, 0))
+    windowed = _in_windows(network, kept, labels, Windows(starts, width), depths, chunk, history)
     lowest = windowed.deeper[0] if windowed.features is None else windowed.features
     strength = jnp.sqrt(jnp.square(norm(lowest)).sum(axis=1))
     # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
@@ -181,21 +166,20 @@ def _in_windows(
     network: AED,
     kept: Pass,
     labels: Int[Array, " labels"],
-    windows: tuple[Windows, Windows],
+    windows: Windows,
     depths: tuple[int, ...],
     chunk: int,
     history: int,
 ) -> AtLeaves:
     """The gradient of each label at each leaf, in its window."""
-    upper, lower = windows
     # As many chunks as it takes, all of one size; of an even one, which the stem may divide.
     n_chunks = -(-len(labels) // chunk)
     chunk = -(-len(labels) // (2 * n_chunks)) * 2
 
     def pull(index: Array) -> AtLeaves:
         rows = jnp.minimum(index * chunk + jnp.arange(chunk), len(labels) - 1)
-        here = Windows(upper.starts[rows], upper.length), Windows(lower.starts[rows], lower.length)
-        cotangents = decoder_cotangents(network, kept, rows, here[0].starts, window=upper.length, history=history)
+        here = Windows(windows.starts[rows], windows.length)
+        cotangents = decoder_cotangents(network, kept, rows, here, history=history)
         return encoder_cotangents(network, kept, cotangents, here, depths=depths)
 
     def put(index: Array, all_: AtLeaves) -> AtLeaves:
@@ -317,13 +301,13 @@ def _spread(
     return jnp.where((offset >= 0) & (offset < length), inside, outside)
 
 
-def worthwhile(n_labels: int, n_encoder: int, widths: Widths = NARROW, *, probes: int = PROBES) -> bool:
+def worthwhile(n_labels: int, n_encoder: int, width: int = NARROW, *, probes: int = PROBES) -> bool:
     """Whether windows cost less than pulling back every label in full.
 
     Args:
         n_labels: Labels of the transcript.
         n_encoder: Encoder frames of the recording.
-        widths: Of the windows.
+        width: Of the windows.
         probes: Full pull-backs besides.
     """
-    return n_labels * min(widths.lower, n_encoder) / max(n_encoder, 1) + probes < n_labels
+    return n_labels * min(width, n_encoder) / max(n_encoder, 1) + probes < n_labels

@@ -19,7 +19,6 @@ from gradalign.clock import part
 from gradalign.compressed import (
     UNSURE,
     WIDTHS,
-    Widths,
     coarse_alignment,
     exact_saliency,
     windowed_saliency,
@@ -232,8 +231,8 @@ def _read(
     padded = pad(features, bundle.ids(labels))
     gradients = any(family(name) == "gradient" for name in names)
 
-    def read(widths: Widths | None) -> tuple[Signals, float]:
-        seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, widths=widths))
+    def read(width: int | None) -> tuple[Signals, float]:
+        seen = jax.tree.map(np.asarray, _signals(graph, state, *padded, names=names, width=width))
         return seen, float(seen.missed)
 
     with part("gradients" if gradients else "encode"):
@@ -243,16 +242,16 @@ def _read(
     return _unpadded(seen, bundle, n_labels, n_frames)
 
 
-def _first_trusted(read: Callable[[Widths], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
+def _first_trusted(read: Callable[[int], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
     """What is read in the first windows that miss little enough; nothing, and says so, if all miss too much.
 
     Nothing, either, if windows would cost more than whole gradients.
     """
     why = ""
-    for widths in WIDTHS:
-        if not worthwhile(n_labels, n_encoder, widths):
+    for width in WIDTHS:
+        if not worthwhile(n_labels, n_encoder, width):
             break
-        found, missed = read(widths)
+        found, missed = read(width)
         if missed <= UNSURE:
             return found
         why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
@@ -409,11 +408,11 @@ def _middle(graph, state, features, n_frames):
     return network.to_depth(features, block_of(network.config), n_frames)
 
 
-@partial(by_shape, static_argnames=("graph", "names", "widths"))
-def _signals(graph, state, features, n_frames, labels, *, names, widths):
+@partial(by_shape, static_argnames=("graph", "names", "width"))
+def _signals(graph, state, features, n_frames, labels, *, names, width):
     network = nnx.merge(graph, state)
     chunk = _chunk(network, features.shape[0])
-    return chosen_signals(network, features, labels, n_frames, names=names, chunk=chunk, widths=widths)
+    return chosen_signals(network, features, labels, n_frames, names=names, chunk=chunk, width=width)
 
 
 def _chunk(network: Any, n_rows: int) -> int:
@@ -450,8 +449,8 @@ def _in_one(bundle, features, labels, depth, reduce, exact):
     # Deeper leaves tell whether the encoder keeps the order of time, which windows along the CTC head's would hide.
     if not exact and depth == FEATURES_LEAF and reduce == "l2":
 
-        def read(widths: Widths) -> tuple[Any, float]:
-            scores, missed = _windowed_scores(graph, state, *padded, depth=depth, widths=widths)
+        def read(width: int) -> tuple[Any, float]:
+            scores, missed = _windowed_scores(graph, state, *padded, depth=depth, width=width)
             return scores, float(missed)
 
         if (scores := _first_trusted(read, len(labels), n_encoder)) is not None:
@@ -466,9 +465,9 @@ def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce)
     return _scores_of(found, graph, state, features, n_frames, labels, depth)
 
 
-@partial(by_shape, static_argnames=("graph", "depth", "widths"))
-def _windowed_scores(graph, state, features, n_frames, labels, *, depth, widths):
-    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,), widths=widths)
+@partial(by_shape, static_argnames=("graph", "depth", "width"))
+def _windowed_scores(graph, state, features, n_frames, labels, *, depth, width):
+    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,), width=width)
     return _scores_of(found.fine[0], graph, state, features, n_frames, labels, depth), found.missed
 
 

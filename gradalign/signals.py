@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign.classifier import block_of
-from gradalign.compressed import Widths, windowed_saliency
+from gradalign.compressed import windowed_saliency
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, percentile_of, upsample
 from gradalign.gradients import norm, pulled_back
 from gradalign.nn.aed import AED, FEATURES_LEAF, Leaves
@@ -91,7 +91,7 @@ def signals(
     *,
     families: Collection[str] = FAMILIES,
     chunk: int = 32,
-    widths: Widths | None = None,
+    width: int | None = None,
 ) -> Signals:
     """The signals of one utterance, by one forward pass and (for gradients) one pull-back a label, or windows of them.
 
@@ -107,7 +107,7 @@ def signals(
         families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
             is 0. Windows are around the places where the CTC head hears the labels, whatever the families.
         chunk: Labels differentiated together, where there are no windows.
-        widths: Of windows for the gradients, see `gradalign.compressed`; None for whole ones.
+        width: Of windows for the gradients, see `gradalign.compressed`; None for whole ones.
 
     References:
         Schmitt et al. 2025, arXiv 2410.00680 (norms of gradients, and their normalisation); the rest is ours.
@@ -121,7 +121,7 @@ def signals(
         return upsample(coarse, subsampling, rows, n_coarse=n_encoder)
 
     wanted = "gradient" in families
-    seen = _read(network, features, labels, n_frames, chunk if wanted else 0, widths if wanted else None)
+    seen = _read(network, features, labels, n_frames, chunk if wanted else 0, width if wanted else None)
     # After the features come the deeper leaves, and then the bands of the features.
     fine, coarse = [], []
     if wanted:
@@ -167,15 +167,13 @@ class _Seen(NamedTuple):
     missed: Float[Array, ""] | float
 
 
-def _read(
-    network: AED, features: Array, labels: Array, n_frames: Array | int, chunk: int, widths: Widths | None
-) -> _Seen:
-    """From windows if there are widths, else without gradients where ``chunk`` is 0."""
-    if widths is not None:
+def _read(network: AED, features: Array, labels: Array, n_frames: Array | int, chunk: int, width: int | None) -> _Seen:
+    """From windows if there is a width, else without gradients where ``chunk`` is 0."""
+    if width is not None:
         kept = teacher_forced(network, features, labels, n_frames)
         depths = tuple(range(FEATURES_LEAF, network.config.encoder_layers + 1))
         found = windowed_saliency(
-            network, features, labels, n_frames, depths=depths, bands=BANDS, widths=widths, kept=kept
+            network, features, labels, n_frames, depths=depths, bands=BANDS, width=width, kept=kept
         )
         ctc, maps = network.ctc_log_probs(kept.encoded), kept.layers.cross_weights
         return _Seen(found.fine, found.coarse, kept.all_log_probs, maps, ctc, kept.states, found.missed)
@@ -214,7 +212,7 @@ def chosen(
     *,
     names: Collection[str],
     chunk: int = 32,
-    widths: Widths | None = None,
+    width: int | None = None,
 ) -> Signals:
     """`signals` with only some of them, in the order asked for; what none of them needs is not computed.
 
@@ -225,7 +223,7 @@ def chosen(
         n_frames: As for `signals`.
         names: Members of `signal_names` of the network, at least one.
         chunk: As for `signals`.
-        widths: As for `signals`.
+        width: As for `signals`.
 
     Raises:
         ValueError: If the network has no such signal; the message lists those it has.
@@ -234,7 +232,7 @@ def chosen(
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"this network has no signal {', '.join(unknown)}; it has {', '.join(known)}")
     families = {family(name) for name in names}
-    found = signals(network, features, labels, n_frames, families=families, chunk=chunk, widths=widths)
+    found = signals(network, features, labels, n_frames, families=families, chunk=chunk, width=width)
     order = signal_names(network.config, families)
     return found._replace(scores=found.scores[np.array([order.index(name) for name in names])])
 

@@ -18,7 +18,7 @@ from gradalign.analysis.verdict import TimeOrder
 from gradalign.bundle import Bundle
 from gradalign.calibrate import METHODS
 from gradalign.calibration import Calibration, initial
-from gradalign.compressed import WIDTHS, Widths
+from gradalign.compressed import WIDTHS
 from gradalign.errors import AlignmentError
 from gradalign.features import LogMel, log_mel_padded
 from gradalign.gradients import saliency
@@ -192,9 +192,9 @@ def test_wider_windows_come_before_the_exact_gradients(
 ):
     asked, windowed_scores = [], readout._windowed_scores
 
-    def first_ones_miss(*args: Any, widths: Widths, **kwargs: Any) -> Any:
-        asked.append(widths)
-        found, _ = windowed_scores(*args, widths=widths, **kwargs)
+    def first_ones_miss(*args: Any, width: int, **kwargs: Any) -> Any:
+        asked.append(width)
+        found, _ = windowed_scores(*args, width=width, **kwargs)
         return found, 0.5 if len(asked) == len(WIDTHS) else 2.0
 
     monkeypatch.setattr(readout, "UNSURE", 1.0)
@@ -213,8 +213,8 @@ def test_without_a_path_through_the_ctc_head_no_wider_windows_are_tried(
 ):
     asked = []
 
-    def lost(*args: Any, widths: Widths, **kwargs: Any) -> Any:
-        asked.append(widths)
+    def lost(*args: Any, width: int, **kwargs: Any) -> Any:
+        asked.append(width)
         return (None, None), np.inf
 
     monkeypatch.setattr(readout, "_windowed_scores", lost)
@@ -234,7 +234,7 @@ def test_short_recordings_and_other_reductions_are_exact(
         raise AssertionError("windows were asked for")
 
     monkeypatch.setattr(readout, "_windowed_scores", never)
-    align(speech[:8000], "the cat sat", model=bundle)
+    align(speech[:4000], "the cat sat", model=bundle)
     align(speech, "the cat sat", model=bundle, reduce="l1")
     align(speech, "a", model=bundle)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradalign.compressed import Widths, coarse_alignment, exact_saliency, windowed_saliency, worthwhile
+from gradalign.compressed import coarse_alignment, exact_saliency, windowed_saliency, worthwhile
 from gradalign.gradients import saliency
 from gradalign.nn.windowed import Windows, decoder_cotangents, encoder_cotangents, teacher_forced
 
@@ -34,7 +34,7 @@ def _found(bundle, utterance, **options):
 
 @pytest.mark.parametrize("chunk", [2, 3, 16])
 def test_windows_as_long_as_the_utterance_are_exact(tiny_bundle, utterance, exact, chunk):
-    found = _found(tiny_bundle, utterance, widths=Widths(20, 20), history=8, chunk=chunk)
+    found = _found(tiny_bundle, utterance, width=20, history=8, chunk=chunk)
     scale = exact[:N_LABELS].max()
     np.testing.assert_allclose(found.fine[0][:N_LABELS], exact[:N_LABELS], atol=1e-5 * scale)
     assert float(found.missed) < 1e-6
@@ -67,13 +67,13 @@ def test_deeper_leaves_are_exact_too(tiny_bundle, utterance):
             return tiny_bundle.network.label_log_probs(x, labels, N_FRAMES, depth=depth)
 
         exact = np.asarray(saliency(score, leaf))[:N_LABELS]
-        found = _found(tiny_bundle, utterance, widths=Widths(20, 20), history=8, depths=(depth,))
+        found = _found(tiny_bundle, utterance, width=20, history=8, depths=(depth,))
         np.testing.assert_allclose(found.coarse[0][:N_LABELS], exact, atol=1e-5 * exact.max())
 
 
 def test_all_leaves_together_are_each_alone(tiny_bundle, utterance):
-    together = _found(tiny_bundle, utterance, widths=Widths(5, 9), depths=(-1, 0, 1, 2), bands=3)
-    alone = _found(tiny_bundle, utterance, widths=Widths(5, 9))
+    together = _found(tiny_bundle, utterance, width=9, depths=(-1, 0, 1, 2), bands=3)
+    alone = _found(tiny_bundle, utterance, width=9)
     assert (together.fine.shape, together.coarse.shape) == ((1 + 3, 8, 80), (3, 8, 20))
     assert (len(alone.fine), len(alone.coarse)) == (1, 0)
     np.testing.assert_allclose(together.fine[0][:N_LABELS], alone.fine[0][:N_LABELS], rtol=1e-3)
@@ -81,10 +81,9 @@ def test_all_leaves_together_are_each_alone(tiny_bundle, utterance):
     start = np.clip(np.asarray(together.centres)[:N_LABELS, None] - 4, 0, 16 - 9)
     inside = (np.arange(20) >= start) & (np.arange(20) < start + 9)
     for depth in (0, 1, 2):
-        alone = _found(tiny_bundle, utterance, widths=Widths(5, 9), depths=(depth,))
+        alone = _found(tiny_bundle, utterance, width=9, depths=(depth,))
         assert (len(alone.fine), len(alone.coarse)) == (0, 1)
         one, of_all = (np.asarray(found)[:N_LABELS] for found in (alone.coarse[0], together.coarse[depth]))
-        # The upper half is in narrow windows, and nothing comes from outside of them.
         np.testing.assert_allclose(of_all[inside], one[inside], atol=1e-5 * one.max())
 
 
@@ -94,7 +93,7 @@ def test_bands_are_parts_of_the_features(tiny_bundle, utterance, bands):
     features, labels = utterance
     network = tiny_bundle.network
     jacobian = np.asarray(jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES))(features))[:N_LABELS]
-    found = _found(tiny_bundle, utterance, widths=Widths(20, 20), history=8, bands=bands)
+    found = _found(tiny_bundle, utterance, width=20, history=8, bands=bands)
     parts = [jacobian, *np.array_split(jacobian, bands, axis=2)]
     for row, part in zip(found.fine, parts, strict=True):
         exact = np.linalg.norm(part, axis=2)
@@ -106,11 +105,11 @@ def test_what_is_missed_is_what_the_exact_gradients_have_more(tiny_bundle, utter
     features, labels = utterance
     network = tiny_bundle.network
     jacobian = np.asarray(jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES))(features))[:N_LABELS]
-    found = _found(tiny_bundle, utterance, widths=Widths(7, 7), probes=256)
+    found = _found(tiny_bundle, utterance, width=7, probes=256)
     kept = teacher_forced(network, features, labels, N_FRAMES)
     starts = jnp.clip(found.centres[:N_LABELS] - 3, 0, 16 - 7)
-    cotangents = decoder_cotangents(network, kept, jnp.arange(N_LABELS), starts, window=7)
-    windowed = np.asarray(encoder_cotangents(network, kept, cotangents, (Windows(starts, 7),) * 2).features)
+    cotangents = decoder_cotangents(network, kept, jnp.arange(N_LABELS), Windows(starts, 7))
+    windowed = np.asarray(encoder_cotangents(network, kept, cotangents, Windows(starts, 7)).features)
     strength = np.sqrt(np.square(windowed).sum((1, 2)))
     missed = 0.0
     for label, start in enumerate(np.asarray(starts)):
@@ -123,8 +122,8 @@ def test_what_is_missed_is_what_the_exact_gradients_have_more(tiny_bundle, utter
 
 def test_padding_changes_nothing(tiny_bundle, utterance):
     features, labels = utterance
-    short = _found(tiny_bundle, (features[:64], labels[:N_LABELS]), widths=Widths(9, 9))
-    long = _found(tiny_bundle, utterance, widths=Widths(9, 9))
+    short = _found(tiny_bundle, (features[:64], labels[:N_LABELS]), width=9)
+    long = _found(tiny_bundle, utterance, width=9)
     scale = float(short.fine[0].max())
     np.testing.assert_allclose(short.fine[0][:, :N_FRAMES], long.fine[0][:N_LABELS, :N_FRAMES], atol=1e-5 * scale)
     assert float(short.missed) == pytest.approx(float(long.missed), rel=1e-4)
@@ -135,7 +134,7 @@ def test_a_batch_is_its_utterances_one_by_one(tiny_bundle, utterance):
     features, labels = utterance
 
     def run(x, n):
-        return windowed_saliency(tiny_bundle.network, x, labels, n, widths=Widths(9, 9))
+        return windowed_saliency(tiny_bundle.network, x, labels, n, width=9)
 
     together = jax.jit(jax.vmap(run))(jnp.stack([features, features[::-1]]), jnp.asarray([N_FRAMES, 44]))
     alone = jax.jit(run)(features[::-1], 44)
@@ -146,7 +145,7 @@ def test_a_batch_is_its_utterances_one_by_one(tiny_bundle, utterance):
 
 def test_more_labels_than_the_coarse_alignment_has_frames_are_not_sure(tiny_bundle):
     features = jnp.full((8, 20), -10.0)
-    found = windowed_saliency(tiny_bundle.network, features, jnp.asarray([1, 1, 1, 1]), 8, widths=Widths(2, 2))
+    found = windowed_saliency(tiny_bundle.network, features, jnp.asarray([1, 1, 1, 1]), 8, width=2)
     assert np.isinf(found.missed)
 
 
@@ -162,4 +161,4 @@ def test_the_coarse_alignment_keeps_the_order(tiny_bundle, utterance):
 def test_few_labels_are_cheaper_exact():
     assert not worthwhile(1, 250)
     assert worthwhile(100, 250)
-    assert not worthwhile(30, 13)
+    assert not worthwhile(30, 7)

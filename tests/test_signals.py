@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradalign.compressed import Widths
 from gradalign.evidence import log_saliency, upsample
 from gradalign.readout import gradient_saliency, read_signals
 from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, OF_CTC, chosen, family, signal_names, signals
@@ -23,7 +22,7 @@ def features() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def seen(tiny_bundle, features):
-    return read_signals(tiny_bundle, features, LABELS)
+    return read_signals(tiny_bundle, features, LABELS, exact=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_the_energy_of_bands_is_that_of_all_of_them(tiny_bundle, features):
         return jax.jacrev(lambda y: network.label_log_probs(y, labels))(x)
 
     gradient = np.asarray(norms(tiny_bundle.network, jnp.asarray(features), jnp.asarray(tiny_bundle.ids(LABELS))))
-    found = read_signals(tiny_bundle, features, LABELS)
+    found = read_signals(tiny_bundle, features, LABELS, exact=True)
     order = signal_names(tiny_bundle.network.config)
     for b, part in enumerate(np.array_split(gradient, BANDS, axis=2)):
         expected = np.log(np.linalg.norm(part, axis=2))
@@ -90,7 +89,7 @@ def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundl
     whole = partial(module.windowed_saliency, history=len(LABELS))
     monkeypatch.setattr(module, "windowed_saliency", whole)
     ids = jnp.asarray(tiny_bundle.ids(LABELS))
-    found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, widths=Widths(11, 11)))(jnp.asarray(features))
+    found = jax.jit(lambda x: signals(tiny_bundle.network, x, ids, width=11))(jnp.asarray(features))
     np.testing.assert_allclose(found.scores, seen.scores, atol=5e-3)
     np.testing.assert_allclose(found.sure, seen.sure, atol=1e-4)
     np.testing.assert_allclose(found.cues, seen.cues, atol=1e-4)

@@ -43,11 +43,6 @@ def _encoder_jacobian(network, encoded, labels):
     )
 
 
-def _both(starts, length):
-    """The same windows in all blocks."""
-    return (Windows(starts, length),) * 2
-
-
 def _at(found, depth):
     """The gradients of one leaf, where no other deeper one was asked for."""
     return found.features if depth < 0 else found.deeper[0]
@@ -69,7 +64,7 @@ def test_the_pass_is_that_of_the_network(tiny_bundle, features, labels, kept):
 def test_whole_windows_and_whole_history_give_the_jacobian_by_the_encoder(tiny_bundle, labels, kept):
     exact = _encoder_jacobian(tiny_bundle.network, kept.encoded, labels)
     indices, starts = jnp.arange(6), jnp.zeros(6, jnp.int32)
-    found = decoder_cotangents(tiny_bundle.network, kept, indices, starts, window=N_ENCODER, history=6)
+    found = decoder_cotangents(tiny_bundle.network, kept, indices, Windows(starts, N_ENCODER), history=6)
     _close(found, exact)
 
 
@@ -82,14 +77,14 @@ def test_sums_of_labels_are_pulled_back_through_all_paths(tiny_bundle, labels, k
 def test_a_window_of_the_decoder_is_cut_out_of_the_jacobian(tiny_bundle, labels, kept):
     exact = np.asarray(_encoder_jacobian(tiny_bundle.network, kept.encoded, labels))
     indices, starts = jnp.asarray([4, 1]), jnp.asarray([3, 7])
-    found = decoder_cotangents(tiny_bundle.network, kept, indices, starts, window=4, history=6)
+    found = decoder_cotangents(tiny_bundle.network, kept, indices, Windows(starts, 4), history=6)
     _close(found, np.stack([exact[4, 3:7], exact[1, 7:11]]))
 
 
 def test_the_first_label_has_no_history_to_leave_out(tiny_bundle, labels, kept):
     exact = _encoder_jacobian(tiny_bundle.network, kept.encoded, labels)[:1]
     zero = jnp.zeros(1, jnp.int32)
-    _close(decoder_cotangents(tiny_bundle.network, kept, zero, zero, window=N_ENCODER), exact)
+    _close(decoder_cotangents(tiny_bundle.network, kept, zero, Windows(zero, N_ENCODER)), exact)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +102,8 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
     leaf = network.to_depth(features, depth, N_FRAMES)
     exact = jax.jacrev(lambda x: network.label_log_probs(x, labels, N_FRAMES, depth=depth))(leaf)
     starts = jnp.zeros(6, jnp.int32)
-    cotangents = decoder_cotangents(network, kept, jnp.arange(6), starts, window=N_ENCODER, history=6)
-    found = _at(encoder_cotangents(network, kept, cotangents, _both(starts, N_ENCODER), depths=(depth,)), depth)
+    cotangents = decoder_cotangents(network, kept, jnp.arange(6), Windows(starts, N_ENCODER), history=6)
+    found = _at(encoder_cotangents(network, kept, cotangents, Windows(starts, N_ENCODER), depths=(depth,)), depth)
     if depth == -1:
         assert np.all(np.asarray(found)[:, :3] == 0), "before the recording"
         found = found[:, 3:]
@@ -118,7 +113,7 @@ def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, la
 @pytest.mark.parametrize("rows", [1, 22, 50])
 def test_how_many_labels_go_through_the_stem_together_changes_nothing(tiny_bundle, kept, monkeypatch, rows):
     cotangents = jnp.asarray(np.random.default_rng(6).normal(size=(6, 7, 16)), jnp.float32)
-    windows = _both(jnp.asarray([0, 1, 2, 2, 3, 4]), 7)
+    windows = Windows(jnp.asarray([0, 1, 2, 2, 3, 4]), 7)
     together = encoder_cotangents(tiny_bundle.network, kept, cotangents, windows).features
     monkeypatch.setattr("gradalign.nn.windowed.STEM_ROWS", rows)
     _close(encoder_cotangents(tiny_bundle.network, kept, cotangents, windows).features, together)
@@ -140,33 +135,8 @@ def test_what_leaves_the_window_is_dropped_and_nothing_else(tiny_bundle, feature
     jacobian = np.asarray(jax.jacrev(lambda x: network.encode(x, N_FRAMES, depth=1)[0])(leaf))
     cotangents = np.random.default_rng(1).normal(size=(2, 5, 16)).astype(np.float32)
     starts = np.array([2, 4])
-    windows = _both(jnp.asarray(starts), 5)
+    windows = Windows(jnp.asarray(starts), 5)
     found = encoder_cotangents(network, kept, jnp.asarray(cotangents), windows, depths=(1,)).deeper[0]
     for one, start, cotangent in zip(found, starts, cotangents, strict=True):
         here = slice(start, start + 5)
         _close(one, np.einsum("qd,qdke->ke", cotangent, jacobian[here, :, here]))
-
-
-def test_wider_windows_below_are_two_ways_down_one_after_the_other(tiny_bundle, kept):
-    """The tiny network has two blocks: the upper one in narrow windows, the lower one in wide ones."""
-    network = tiny_bundle.network
-    cotangents = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, 16)), jnp.float32)
-    starts, wide = jnp.asarray([1, 3, 5]), jnp.asarray([0, 3, 2])
-    windows = Windows(starts, 4), Windows(wide, 7)
-    found = encoder_cotangents(network, kept, cotangents, windows, depths=(-1, 0, 1, 2))
-
-    def widened(narrow):
-        return jnp.stack(
-            [jnp.zeros((7, 16)).at[a - b : a - b + 4].set(g) for g, a, b in zip(narrow, starts, wide, strict=True)]
-        )
-
-    upper = encoder_cotangents(network, kept, cotangents, _both(starts, 4), depths=(1,)).deeper[0]
-    # The same network without the upper block.
-    lower_half = AED(replace(network.config, encoder_layers=1), rngs=nnx.Rngs(0))
-    nnx.update(lower_half, nnx.state(network))
-    nnx.update(lower_half.encoder.blocks, jax.tree.map(lambda leaf: leaf[:1], nnx.state(network.encoder.blocks)))
-    below = kept._replace(blocks=jax.tree.map(lambda leaf: leaf[:1], kept.blocks), block_weights=kept.block_weights[:1])
-    lower = encoder_cotangents(lower_half, below, widened(upper), _both(wide, 7), depths=(-1, 0))
-    _close(found.features, lower.features)
-    for one, expected in zip(found.deeper, (*lower.deeper, widened(upper), widened(cotangents)), strict=True):
-        _close(one, expected)

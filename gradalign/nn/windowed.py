@@ -156,9 +156,8 @@ def decoder_cotangents(
     network: AED,
     kept: Pass,
     labels: Int[Array, " chosen"],
-    starts: Int[Array, " chosen"],
+    windows: Windows,
     *,
-    window: int,
     history: int = 0,
 ) -> Float[Array, "chosen window dim"]:
     """Gradient of the log-probability of each label by the encoder's output, in the label's window.
@@ -170,14 +169,13 @@ def decoder_cotangents(
         network: The network.
         kept: Its pass.
         labels: Which labels, by index.
-        starts: First encoder frame of each window, which must lie inside the utterance.
-        window: Encoder frames a window.
+        windows: Of encoder frames, one for each of the labels; they must lie inside the utterance.
         history: Positions before the label's own that are followed; 0 for its own only. As many as there are
             labels: all, and nothing is left out.
     """
     positions = labels[:, None] + jnp.arange(-history, 1)[None, :]
     rows = jnp.maximum(positions, 0)
-    frames = starts[:, None] + jnp.arange(window)[None, :]
+    frames = windows.starts[:, None] + jnp.arange(windows.length)[None, :]
     last = _pull_output(network, kept, kept.by_logits[labels], labels)
     g = jnp.zeros((*rows.shape, last.shape[-1])).at[:, -1].set(last)
     return _pull_layers(network, kept, g, rows, positions >= 0, frames)
@@ -238,7 +236,7 @@ def encoder_cotangents(
     network: AED,
     kept: Pass,
     cotangents: Float[Array, "labels window dim"],
-    windows: tuple[Windows, Windows] | None,
+    windows: Windows | None,
     *,
     depths: tuple[int, ...] = (FEATURES_LEAF,),
 ) -> AtLeaves:
@@ -247,30 +245,20 @@ def encoder_cotangents(
     Args:
         network: The network.
         kept: Its pass.
-        cotangents: What `decoder_cotangents` gave in the first windows, or any combination of it.
-        windows: Those in the upper half of the blocks and those in the lower one, each around the one above it:
-            gradients spread on their way down. None for windows that are the whole utterance (of `decoder_pull_back`),
-            which are then exact, and share all that was kept.
+        cotangents: What `decoder_cotangents` gave in these windows, or any combination of it.
+        windows: Where; None for windows that are the whole utterance (of `decoder_pull_back`), which are then exact,
+            and share all that was kept.
         depths: The leaves: features (-1), stem output (0), or output of block ``depth``. The backward stops at the
             lowest.
-
-    Returns:
-        Gradients in windows as long as the second ones.
     """
     cotangents = cotangents.astype(jnp.float32)
     lowest, n_blocks = max(min(depths), 0), network.config.encoder_layers
-    middle = lowest if windows is None else max(lowest, n_blocks // 2)
-    upper, lower = (None, None) if windows is None else (windows[0].starts, windows[1].starts)
+    starts = None if windows is None else windows.starts
     # Entry k is at depth ``lowest + k``, at the end of it all; only the first where no other is asked for.
-    trace = max(depths) > lowest
-    found = _down(network, kept, cotangents, upper, (middle, n_blocks), trace=trace)
-    if windows is not None:
-        found = jax.vmap(lambda one: _widened(one, *windows))(found)
-    if lowest < middle:
-        found = jnp.concatenate([_down(network, kept, found[0], lower, (lowest, middle), trace=trace), found[1:]])
+    found = _down(network, kept, cotangents, starts, (lowest, n_blocks), trace=max(depths) > lowest)
     features = None
     if FEATURES_LEAF in depths:
-        first, stem = _first(lower), network.encoder.stem
+        first, stem = _first(starts), network.encoder.stem
         # A few labels at a time, the same number each time, or the rest of them would be another program.
         n_labels, window = found.shape[1:3]
         together = max(n for n in range(1, max(STEM_ROWS // window, 1) + 1) if n_labels % n == 0)
@@ -327,17 +315,6 @@ def _first(starts: Int[Array, " labels"] | None) -> Int[Array, " rows"]:
 def _apply(starts: Int[Array, " labels"] | None, pull: Callable[[Array], Array], g: Array) -> Array:
     """One label at a time without windows, batched by vmap: what is kept has one entry for all of them."""
     return pull(g) if starts is not None else jax.vmap(lambda one: pull(one[None])[0])(g)
-
-
-def _widened(
-    g: Float[Array, "labels window dim"], narrow: Windows, wide: Windows
-) -> Float[Array, "labels wide_window dim"]:
-    """The same gradients in wider windows, with zeros around them."""
-
-    def one(g: Array, at: Array) -> Array:
-        return jax.lax.dynamic_update_slice(jnp.zeros((wide.length, g.shape[1]), g.dtype), g, (at, jnp.zeros_like(at)))
-
-    return jax.vmap(one)(g, narrow.starts - wide.starts)
 
 
 def _square(weights: Float[Array, "heads frames frames"], start: Array, window: int) -> Array:
