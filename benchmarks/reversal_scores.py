@@ -21,7 +21,7 @@ from gradalign.errors import AlignmentError
 from gradalign.lattice import Topology
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place, place_calibrated
-from gradalign.readout import evidence, leaf_depth
+from gradalign.plain import evidence, leaf_depth
 from gradalign.signals import Signals, chosen, depth_of, signal_names
 
 SHIFTED, CALIBRATED = "gradient, shifted", "gradient, calibrated"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gradalign.lexicon import Lexicon
     from gradalign.metrics import Comparison, compare
     from gradalign.placement import place
-    from gradalign.readout import gradient_saliency
+    from gradalign.plain import gradient_saliency
     from gradalign.timing import FrameGrid
     from gradalign.transcript import Transcript
 
@@ -73,7 +73,7 @@ _HOME = {
     "TranscriptWord": "alignment",
     "align": "aligner",
     "compare": "metrics",
-    "gradient_saliency": "readout",
+    "gradient_saliency": "plain",
     "load": "bundle",
     "place": "placement",
     "saliency": "gradients",

@@ -23,8 +23,9 @@ from gradalign.io._files import read_text
 from gradalign.lattice import Topology, check_feasible
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.placement import place, place_calibrated
+from gradalign.plain import check_rises, evidence, leaf_depth
 from gradalign.pronunciation import chosen_variants
-from gradalign.readout import check_rises, evidence, leaf_depth, n_frames_at, read_signals
+from gradalign.readout import n_frames_at, read_signals
 from gradalign.signals import depth_of, family
 from gradalign.stretches import Stretch, merged, part_of, stretches
 from gradalign.transcript import Transcript

@@ -1,4 +1,7 @@
-"""What a model tells about a recording: evidence of one kind, or all signals that a calibration weighs."""
+"""What a model tells about a recording: the signals that a calibration weighs.
+
+Where the CTC head may be asked, it says where to look: in which windows, and where to cut a long recording.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,9 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from gradalign._types import Method
 from gradalign.buckets import pad
 from gradalign.bundle import Bundle
 from gradalign.cache import by_shape
@@ -20,21 +22,14 @@ from gradalign.compressed import (
     UNSURE,
     WIDTHS,
     coarse_alignment,
-    exact_saliency,
-    windowed_saliency,
     worthwhile,
 )
 from gradalign.errors import AlignmentError
-from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
-from gradalign.gradients import Reduction
-from gradalign.lattice import Topology, check_feasible
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.nn.config import AEDConfig
 from gradalign.pieces import Piece, joined, pieces
 from gradalign.signals import CUES, LEAST, OF_CTC, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
-from gradalign.timing import FrameGrid
-from gradalign.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 
@@ -43,105 +38,11 @@ T = TypeVar("T")
 LONGEST_S = 16.0
 """Longer recordings are read in pieces of at most this; most utterances that models learn from are shorter."""
 
-OUTSIDE = -1e3
-"""Score of a label outside of its piece."""
-
 HEARD, OVERLAP = 1920, 240
 """Frames of a window in which the CTC head hears recordings of any length, and of its context on each side."""
 
 CHUNK_BYTES = 1 << 30
 """Memory that one chunk of cotangents may take in self-attention, the largest part of a pull-back."""
-
-
-def leaf_depth(leaf: str, n_blocks: int) -> int:
-    """Depth of a leaf by its name: -1 for the features, 0 for the stem's output, ``k`` for block ``k``.
-
-    Raises:
-        ValueError: If there is no such leaf; the message lists those there are.
-    """
-    names = {"features": FEATURES_LEAF, "stem": 0} | {f"block-{k}": k for k in range(1, n_blocks + 1)}
-    names["encoder"] = n_blocks
-    if leaf not in names:
-        raise ValueError(f"no leaf {leaf!r}; this model has {', '.join(names)}")
-    return names[leaf]
-
-
-def gradient_saliency(
-    bundle: Bundle,
-    features: Float[np.ndarray, "frames mels"],
-    labels: Int[np.ndarray, " labels"],
-    *,
-    leaf: str = "features",
-    reduce: Reduction = "l2",
-) -> Float[np.ndarray, "labels leaf_frames"]:
-    """Saliency of each label's teacher-forced log-probability at a leaf; see `gradalign.saliency`.
-
-    Args:
-        bundle: The model.
-        features: Log-mel frames.
-        labels: Ids of the transcript's labels.
-        leaf: See `align`; deeper leaves than "features" have one frame each four feature frames.
-        reduce: See `gradalign.saliency`.
-    """
-    depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
-    padded = pad(features, labels)
-    graph, state = nnx.split(bundle.network)
-    found = _saliency(graph, state, *padded, depth=depth, reduce=reduce)
-    n_leaf = n_frames_at(features.shape[0], depth, bundle)
-    return np.asarray(found)[: len(labels), :n_leaf]
-
-
-def evidence(
-    bundle: Bundle,
-    features: Float[np.ndarray, "frames mels"],
-    transcript: Transcript,
-    method: Method,
-    depth: int,
-    reduce: Reduction,
-    exact: bool,
-) -> tuple[Float[np.ndarray, "labels _frames"], Float[np.ndarray, " _frames"], Topology, FrameGrid]:
-    """What a plain method reads off the network: scores, silence and topology, and the grid they are on.
-
-    Args:
-        bundle: The model.
-        features: Log-mel frames.
-        transcript: Labels, and where silence may lie.
-        method: A plain one; see `gradalign.align`.
-        depth: The leaf of "gradient", as `leaf_depth` counts.
-        reduce: Of "gradient".
-        exact: Of "gradient".
-
-    Raises:
-        AlignmentError: If there are more labels than frames.
-    """
-    n_frames, n_labels = len(features), len(transcript.labels)
-    n_encoder = n_frames_at(n_frames, 0, bundle)
-    labels = bundle.ids(transcript.labels)
-    graph, state = nnx.split(bundle.network)
-    words = Topology.words(transcript.unit_of_label)
-    if method == "equal":
-        check_feasible(n_labels, n_frames, Topology.no_silence(n_labels))
-        owner = np.arange(n_frames) * n_labels // n_frames
-        scores = np.where(owner[None, :] == np.arange(n_labels)[:, None], 0.0, -1e3).astype(np.float32)
-        return scores, np.full(n_frames, -1e3, np.float32), Topology.no_silence(n_labels), bundle.grid
-    if method == "gradient":
-        check_feasible(n_labels, n_frames, words)
-        with part("gradients"):
-            found = _gradients(bundle, features, labels, depth, reduce, exact)
-            scores, silence = np.asarray(found[0])[:n_labels, :n_frames], np.asarray(found[1])[:n_frames]
-        return scores, silence, words, bundle.grid
-    if method == "ctc":
-        topology = Topology.ctc(labels.tolist())
-        check_feasible(n_labels, n_encoder, topology)
-        with part("encode"):
-            scores, silence = _ctc_scores(graph, state, *pad(features, labels))
-            scores, silence = np.asarray(scores)[:n_labels, :n_encoder], np.asarray(silence)[:n_encoder]
-        return scores, silence, topology, bundle.encoder_grid
-    topology = Topology.no_silence(n_labels)
-    check_feasible(n_labels, n_encoder, topology)
-    with part("encode"):
-        scores = np.asarray(_attention_scores(graph, state, *pad(features, labels)))[:n_labels, :n_encoder]
-    return scores, np.full(n_encoder, -1e3, np.float32), topology, bundle.encoder_grid
 
 
 def read_signals(
@@ -178,7 +79,7 @@ def read_signals(
         others = tuple(name for name in names if name != own)
         seen = read_signals(bundle, features, labels, others, exact=exact)
         return _classified(seen, names.index(own), bundle, labels, classifier)
-    if "ctc" in names and len(names) > 1 and _is_long(bundle, features):
+    if "ctc" in names and len(names) > 1 and is_long(bundle, features):
         return _in_pieces(bundle, features, labels, names, exact=exact)
     return _read(bundle, features, labels, names, exact=exact)
 
@@ -213,7 +114,8 @@ def _checked(bundle: Bundle, classifier: Classifier | None) -> Classifier:
     return classifier
 
 
-def _is_long(bundle: Bundle, features: np.ndarray) -> bool:
+def is_long(bundle: Bundle, features: Float[np.ndarray, "frames mels"]) -> bool:
+    """Whether a recording is longer than `LONGEST_S`."""
     return len(features) > LONGEST_S / bundle.grid.hop_s
 
 
@@ -237,12 +139,12 @@ def _read(
 
     with part("gradients" if gradients else "encode"):
         windows = gradients and not exact and "ctc" in names
-        seen = _first_trusted(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
+        seen = first_trusted(read, n_labels, n_frames_at(n_frames, 0, bundle)) if windows else None
         seen = read(None)[0] if seen is None else seen
     return _unpadded(seen, bundle, n_labels, n_frames)
 
 
-def _first_trusted(read: Callable[[int], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
+def first_trusted(read: Callable[[int], tuple[T, float]], n_labels: int, n_encoder: int) -> T | None:
     """What is read in the first windows that miss little enough; nothing, and says so, if all miss too much.
 
     Nothing, either, if windows would cost more than whole gradients.
@@ -279,7 +181,7 @@ def _in_pieces(
 ) -> Signals:
     """`read_signals` of a recording that is too long for the decoder."""
     with part("encode"):
-        cut, whole = _cut(bundle, features, bundle.ids(labels))
+        cut, whole = cut_at_pauses(bundle, features, bundle.ids(labels))
     parts = []
     for piece in cut:
         inside, here = labels[slice(*piece.labels)], features[slice(*piece.frames)]
@@ -287,7 +189,7 @@ def _in_pieces(
     return joined(parts, whole, names.index("ctc"))
 
 
-def _cut(
+def cut_at_pauses(
     bundle: Bundle, features: Float[np.ndarray, "frames mels"], labels: Int[np.ndarray, " labels"]
 ) -> tuple[list[Piece], Signals]:
     """Pieces of a long recording, one if the CTC head finds no path; and what that head alone tells of the whole."""
@@ -359,7 +261,7 @@ def read_all(
 ) -> AllSignals:
     """What `read_signals` gives for methods with and without the CTC head; the latter have no classifier."""
     together = read_signals(bundle, features, labels, classifier=classifier)
-    if float(together.missed) == 0.0 and not _is_long(bundle, features):
+    if float(together.missed) == 0.0 and not is_long(bundle, features):
         return AllSignals(together, together)
     return AllSignals(together, _read(bundle, features, labels, signal_names(bundle.network.config), exact=True))
 
@@ -374,24 +276,6 @@ def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Sig
         cues[CUES.index("no-phone")] = 0.0
     rows = [names.index(name) for name in chosen]
     return Signals(np.asarray(source.scores, np.float32)[rows], cues, np.asarray(source.sure, np.float32))
-
-
-def check_rises(scores: Float[np.ndarray | Array, "labels frames"], source: str) -> None:
-    """Evidence that runs backwards through the recording is refused: no path through it would mean anything."""
-    n_labels, n_frames = scores.shape
-    if n_labels < 5:
-        return
-    weights = np.exp(scores - np.max(scores, axis=1, keepdims=True))
-    centres = weights @ ((np.arange(n_frames) + 0.5) / n_frames) / weights.sum(axis=1)
-    # How far the centres move through the recording, of the whole of it: 1 in good evidence, 0 in none.
-    order = (np.arange(n_labels) + 0.5) / n_labels
-    slope = np.polyfit(order, centres, 1)[0]
-    if slope < -0.05 and np.corrcoef(order, centres)[0, 1] < -0.5:
-        raise AlignmentError(
-            f"{source} runs backwards through the recording (its labels move by {slope:.0%} of it): the encoder seems "
-            'to reverse time, which "gradalign inspect" can tell; align with gradients at the input (method '
-            '"gradient", leaf "features")'
-        )
 
 
 @partial(by_shape, static_argnames=("graph",))
@@ -421,88 +305,10 @@ def _chunk(network: Any, n_rows: int) -> int:
     return int(np.clip(CHUNK_BYTES // (4 * 8 * network.config.heads * n_encoder**2), 1, 32))
 
 
-@partial(by_shape, static_argnames=("graph", "depth", "reduce"))
-def _saliency(graph: Any, state: Any, features, n_frames, labels, *, depth: int, reduce: Reduction):
-    network = nnx.merge(graph, state)
-    return exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
-
-
-def _gradients(bundle, features, labels, depth, reduce, exact):
-    """Scores and silence; where the CTC head may tell where to look, those of a long recording come from its pieces."""
-    if exact or depth != FEATURES_LEAF or reduce != "l2" or not _is_long(bundle, features):
-        return _in_one(bundle, features, labels, depth, reduce, exact)
-    cut, _ = _cut(bundle, features, labels)
-    scores, silence = np.full((len(labels), len(features)), OUTSIDE, np.float32), np.zeros(len(features), np.float32)
-    for piece in cut:
-        here, frames = labels[slice(*piece.labels)], slice(*piece.frames)
-        found = _in_one(bundle, features[frames], here, depth, reduce, exact)
-        n_frames = piece.frames[1] - piece.frames[0]
-        scores[slice(*piece.labels), frames] = np.asarray(found[0])[: len(here), :n_frames]
-        silence[frames] = np.asarray(found[1])[:n_frames]
-    return scores, silence
-
-
-def _in_one(bundle, features, labels, depth, reduce, exact):
-    """Scores and silence from windows where they are cheaper and can be trusted, else from the whole recording."""
-    graph, state = nnx.split(bundle.network)
-    padded, n_encoder = pad(features, labels), n_frames_at(len(features), 0, bundle)
-    # Deeper leaves tell whether the encoder keeps the order of time, which windows along the CTC head's would hide.
-    if not exact and depth == FEATURES_LEAF and reduce == "l2":
-
-        def read(width: int) -> tuple[Any, float]:
-            scores, missed = _windowed_scores(graph, state, *padded, depth=depth, width=width)
-            return scores, float(missed)
-
-        if (scores := _first_trusted(read, len(labels), n_encoder)) is not None:
-            return scores
-    return _gradient_scores(graph, state, *padded, depth=depth, reduce=reduce)
-
-
-@partial(by_shape, static_argnames=("graph", "depth", "reduce"))
-def _gradient_scores(graph, state, features, n_frames, labels, *, depth, reduce):
-    network = nnx.merge(graph, state)
-    found = exact_saliency(network, features, labels, n_frames, depth=depth, reduce=reduce)
-    return _scores_of(found, graph, state, features, n_frames, labels, depth)
-
-
-@partial(by_shape, static_argnames=("graph", "depth", "width"))
-def _windowed_scores(graph, state, features, n_frames, labels, *, depth, width):
-    found = windowed_saliency(nnx.merge(graph, state), features, labels, n_frames, depths=(depth,), width=width)
-    return _scores_of(found.fine[0], graph, state, features, n_frames, labels, depth), found.missed
-
-
-def _scores_of(found, graph, state, features, n_frames, labels, depth):
-    """Scores of labels and of silence from the saliency at a leaf."""
-    n_labels = (labels > 0).sum()
-    if depth == FEATURES_LEAF:
-        scores = log_saliency(found, n_frames=n_frames)
-    else:
-        factor = nnx.merge(graph, state).config.subsampling
-        n_coarse = -(-n_frames // factor)
-        coarse = log_saliency(found, n_frames=n_coarse)
-        scores = upsample(coarse, factor, features.shape[0], n_coarse=n_coarse)
-    silence = silence_score(scores, n_labels=n_labels, n_frames=n_frames)
-    return normalise(scores, silence, n_labels=n_labels)
-
-
 @partial(by_shape, static_argnames=("graph",))
 def _ctc_log_probs(graph, state, features, n_frames):
     network = nnx.merge(graph, state)
     return network.ctc_log_probs(network.encode(features, n_frames)[0])
-
-
-@partial(by_shape, static_argnames=("graph",))
-def _ctc_scores(graph, state, features, n_frames, labels):
-    network = nnx.merge(graph, state)
-    return ctc_scores(network.ctc_log_probs(network.encode(features, n_frames)[0]), labels)
-
-
-@partial(by_shape, static_argnames=("graph",))
-def _attention_scores(graph, state, features, n_frames, labels):
-    """From the cross-attention of the last decoder layer, averaged over heads."""
-    network = nnx.merge(graph, state)
-    seen = network.intermediates(features, labels, n_frames)
-    return attention_scores(seen.cross_attention[-1].mean(axis=0), n_frames=-(-n_frames // network.config.subsampling))
 
 
 def n_frames_at(n_features: int, depth: int, bundle: Bundle) -> int:

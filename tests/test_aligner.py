@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gradalign import buckets, readout
+from gradalign import buckets, plain, readout
 from gradalign._types import Method
 from gradalign.aligner import align
 from gradalign.analysis.verdict import TimeOrder
@@ -27,7 +27,7 @@ from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
 from gradalign.nn.config import AEDConfig
 from gradalign.placement import place
-from gradalign.readout import gradient_saliency, leaf_depth
+from gradalign.plain import gradient_saliency, leaf_depth
 from gradalign.signals import signal_names
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
@@ -190,7 +190,7 @@ def test_windows_that_miss_too_much_give_way_to_the_exact_gradients_and_say_so(
 def test_wider_windows_come_before_the_exact_gradients(
     bundle: Bundle, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    asked, windowed_scores = [], readout._windowed_scores
+    asked, windowed_scores = [], plain._windowed_scores
 
     def first_ones_miss(*args: Any, width: int, **kwargs: Any) -> Any:
         asked.append(width)
@@ -198,7 +198,7 @@ def test_wider_windows_come_before_the_exact_gradients(
         return found, 0.5 if len(asked) == len(WIDTHS) else 2.0
 
     monkeypatch.setattr(readout, "UNSURE", 1.0)
-    monkeypatch.setattr(readout, "_windowed_scores", first_ones_miss)
+    monkeypatch.setattr(plain, "_windowed_scores", first_ones_miss)
     wider = align(speech, "the cat sat", model=bundle)
     assert asked == list(WIDTHS)
     assert not caplog.records
@@ -217,7 +217,7 @@ def test_without_a_path_through_the_ctc_head_no_wider_windows_are_tried(
         asked.append(width)
         return (None, None), np.inf
 
-    monkeypatch.setattr(readout, "_windowed_scores", lost)
+    monkeypatch.setattr(plain, "_windowed_scores", lost)
     found = align(speech, "the cat sat", model=bundle)
     assert len(asked) == 1
     assert "finds no path" in caplog.text
@@ -233,7 +233,7 @@ def test_short_recordings_and_other_reductions_are_exact(
     def never(*args, **kwargs):
         raise AssertionError("windows were asked for")
 
-    monkeypatch.setattr(readout, "_windowed_scores", never)
+    monkeypatch.setattr(plain, "_windowed_scores", never)
     align(speech[:4000], "the cat sat", model=bundle)
     align(speech, "the cat sat", model=bundle, reduce="l1")
     align(speech, "a", model=bundle)

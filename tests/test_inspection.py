@@ -14,7 +14,7 @@ from gradalign.analysis.diagonality import flip_index, label_flip_index
 from gradalign.analysis.verdict import TimeOrder, time_order
 from gradalign.inspection.health import MODULES, Examined, examine, health, inside_block
 from gradalign.inspection.page import draw, table
-from gradalign.readout import gradient_saliency
+from gradalign.plain import gradient_saliency
 
 N_MODELS = 50
 

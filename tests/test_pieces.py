@@ -11,7 +11,8 @@ from gradalign import readout
 from gradalign.gradients import Reduction
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.pieces import Piece, joined, pieces
-from gradalign.readout import evidence, read_signals
+from gradalign.plain import evidence
+from gradalign.readout import read_signals
 from gradalign.signals import Signals, signal_names
 from gradalign.transcript import Transcript
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gradalign.evidence import log_saliency, upsample
-from gradalign.readout import gradient_saliency, read_signals
+from gradalign.plain import gradient_saliency
+from gradalign.readout import read_signals
 from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, OF_CTC, chosen, family, signal_names, signals
 
 LABELS = ("A", "B", "K", "A")
