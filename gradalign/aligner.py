@@ -19,7 +19,7 @@ from gradalign.clock import part
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
 from gradalign.gradients import Reduction
-from gradalign.io._files import read_text
+from gradalign.io.transcript import read_transcript
 from gradalign.lattice import Topology, check_feasible
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.placement import place, place_calibrated
@@ -83,7 +83,7 @@ def align(
             place where the CTC head hears the label. Slower by the length of the recording; see docs/speed.md. It is
             so anyway where windows are not cheaper, where a probe says that even wider ones miss too much (which is
             logged as a warning), at leaves deeper than the features, with ``reduce`` other than "l2", and by
-            "calibrated-gradient", which does not look at that head.
+            "calibrated-gradient", which looks at that head only to choose pronunciations and to cut above 30 s.
             Methods that look at it and at more read recordings longer than 16 s in pieces.
         progress: Called with the seconds that are aligned, which need not be the first ones, and the length of the
             recording, where that is cut at pauses.
@@ -114,7 +114,7 @@ def align(
     if method != "equal":
         bundle.check_time_order(*_deepest(method, leaf, bundle))
     if isinstance(transcript, Path):
-        transcript = read_text(transcript)
+        transcript = read_transcript(transcript)
     if isinstance(transcript, str):
         transcript = Transcript.from_text(transcript)
     with part("read"):
@@ -301,8 +301,16 @@ def prepared(
             raise AlignmentError(
                 f"expected samples as floats in [-1, 1], got {audio.dtype}; divide 16-bit integers by 32768"
             )
+        if channel is not None:
+            raise ValueError(f"channel is for files, got {channel} with samples, which are of one channel already")
+        if sample_rate is not None and sample_rate <= 0:
+            raise ValueError(f"sample_rate must be positive, in samples a second; got {sample_rate}")
         checked = audio_files.check(np.asarray(audio, np.float32))
-        waveform = audio_files.resample(checked, sample_rate or rate, rate)
+        waveform = audio_files.resample(checked, rate if sample_rate is None else sample_rate, rate)
     else:
+        if sample_rate is not None:
+            raise ValueError(f"sample_rate is for samples, got {sample_rate} with a file, which has one of its own")
+        if not isinstance(audio, (str, Path)):
+            raise TypeError(f"expected a path, or samples as a NumPy array; got {type(audio).__name__}")
         waveform = audio_files.read(audio, channel=channel, sample_rate=rate)
     return audio_files.levelled(waveform)

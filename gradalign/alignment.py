@@ -229,7 +229,7 @@ class Alignment:
         return tuple(word for word in self.words if word.status != "aligned")
 
     def phones_of(self, word: Interval) -> tuple[Interval, ...]:
-        """The phones inside ``word`` in time order."""
+        """The phones inside ``word`` in time order; `KeyError` if there is no tier of phones."""
         return tuple(p for p in self.tier("phones") if word.start <= p.start and p.end <= word.end)
 
     def to_textgrid(self, path: "str | Path", *, long: bool = True, overwrite: bool = False) -> None:
@@ -239,7 +239,7 @@ class Alignment:
         textgrid.write(self, path, long=long, overwrite=overwrite)
 
     def plot(self, **options: Any) -> Any:
-        """Draw saliency over the spectrogram with the tiers; see `gradalign.plot.plot`."""
+        """Draw saliency over the spectrogram with the tiers; see `gradalign.plot.plot` for options and errors."""
         from gradalign.plot import plot
 
         return plot(self, **options)

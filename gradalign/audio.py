@@ -10,6 +10,10 @@ from gradalign.errors import AlignmentError, FormatError
 SAMPLE_RATE = 16_000
 """Rate of every waveform inside the package, in samples a second."""
 
+AUDIO_SUFFIXES = frozenset(
+    f".{kind}" for kind in "wav flac ogg oga opus mp3 aif aiff aifc au snd caf sph w64 rf64".split()
+)
+"""Suffixes that make a file of a folder a recording, in lower case."""
 
 QUIET = 0.1
 """Recordings whose largest sample is below this are amplified; 20 dB below full scale."""
@@ -43,7 +47,7 @@ def read(
     if path.is_dir():
         raise FormatError(f"{path} is a directory; expected an audio file")
     if not path.exists():
-        raise FormatError(f"{path}: no such audio file")
+        raise FormatError(f"{path}: no such audio file; check the path")
     if path.stat().st_size == 0:
         raise FormatError(f"{path} is empty (0 bytes); expected an audio file")
     try:
@@ -51,8 +55,8 @@ def read(
             rate, length_s = file.samplerate, file.frames / file.samplerate
             if max_duration_s is not None and length_s > max_duration_s:
                 raise AlignmentError(
-                    f"{path} is {length_s:.0f} s long, at most {max_duration_s:.0f} s can be aligned in one piece; "
-                    "split it and its transcript at pauses"
+                    f"{path} is {length_s:.0f} s long, at most {max_duration_s:.0f} s can be taken in one piece; "
+                    "split it at pauses"
                 )
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:

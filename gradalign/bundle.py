@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -69,7 +69,7 @@ class Bundle:
         return self.grid.subsampled(self.network.config.subsampling)
 
     def ids(self, phones: tuple[str, ...]) -> np.ndarray:
-        """Label ids of phones.
+        """Label ids of phones, counted from 1, in their order.
 
         Raises:
             AlignmentError: If the model lacks a phone; the message lists those it has.
@@ -144,8 +144,10 @@ def load(
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
             config do not belong together; all missing, extra and misshapen parameters are named. Or if what it
             has learnt from times was learnt for other parameters.
-        ValueError: If a calibration is given and none is wanted.
+        ValueError: If a calibration is given and none is wanted, or for an unknown precision.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
     if calibration is not None and not calibrated:
         raise ValueError(f"a calibration goes with calibrated=True, got {calibration} and False")
     folder = folder_of(name_or_path)
@@ -191,10 +193,14 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
     Raises:
         FormatError: If a file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be made ({error}); choose another folder to write to") from error
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -208,7 +214,10 @@ def save(bundle: Bundle, folder: str | Path, *, dtype: Any = np.float32) -> None
         config["time_order"] = dataclasses.asdict(bundle.time_order)
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n", overwrite=True)
     params = {key: np.asarray(value, dtype) for key, value in flat_params(bundle.network).items()}
-    save_file(params, folder / "params.safetensors")
+    try:
+        save_file(params, folder / "params.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{folder / 'params.safetensors'}: cannot be written ({error})") from error
     # The library writes for the owner alone; a model is for everybody who may read its folder.
     (folder / "params.safetensors").chmod((folder / "config.json").stat().st_mode)
     if bundle.card:

@@ -126,7 +126,12 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0 all done, 1 something failed, 130 interrupted. Wrong usage, help and
         version leave by SystemExit as argparse does.
     """
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        args.parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}; see {args.parser.prog} --help (what begins with - and is no "
+            "option goes after --)"
+        )
     for stream in (sys.stdout, sys.stderr):  # a word in another alphabet must not stop a run on a narrow terminal
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

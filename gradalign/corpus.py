@@ -4,7 +4,6 @@ No models and no printing here: the caller says how one recording is aligned, an
 """
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from gradalign.alignment import Alignment
+from gradalign.audio import AUDIO_SUFFIXES
 from gradalign.errors import FormatError, GradalignError
-from gradalign.io._files import read_text
-
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".w64"})
-"""Suffixes that make a file of a folder a recording, in lower case."""
+from gradalign.io.transcript import read_transcript
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 """Suffixes of a transcript beside its recording; the first that is there is taken."""
@@ -90,6 +87,18 @@ def find(folder: Path, output: Path, suffix: str) -> list[Item]:
     return items
 
 
+def without_recording(folder: Path, items: Iterable[Item]) -> list[str]:
+    """Transcripts of a folder that have no recording beside them, as paths below it.
+
+    Args:
+        folder: Where `find` looked.
+        items: What it found.
+    """
+    recorded = {item.audio.with_suffix("") for item in items}
+    texts = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TRANSCRIPT_SUFFIXES)
+    return [str(path.relative_to(folder)) for path in texts if path.with_suffix("") not in recorded]
+
+
 def by_size(items: Iterable[Item]) -> list[Item]:
     """Small files first, which is in order of length as far as can be told without reading.
 
@@ -158,25 +167,6 @@ def transcript_beside(audio: Path) -> Path | None:
     """The transcript with the name of a recording, or None."""
     beside = (audio.with_suffix(suffix) for suffix in TRANSCRIPT_SUFFIXES)
     return next((path for path in beside if path.is_file()), None)
-
-
-def read_transcript(path: Path) -> str:
-    """The text in a transcript file, in UTF-8, or UTF-16 with a byte order mark.
-
-    Raises:
-        FormatError: If it is missing, a folder, not text, or a file of another kind by its suffix.
-    """
-    if path.is_dir():
-        raise FormatError(f"{path} is a directory; expected the transcript as text or as a text file")
-    if not os.path.exists(path):
-        raise FormatError(f"{path}: no such transcript file; check the path")
-    if path.suffix.lower() in AUDIO_SUFFIXES:
-        raise FormatError(f"{path} is a recording; the recording comes first, then its transcript")
-    if path.suffix.lower() in (".textgrid", ".json", ".ctm"):
-        raise FormatError(
-            f"{path} is not plain text; expected only the words that are said, for example in a .txt file"
-        )
-    return read_text(path)
 
 
 def _run_one(item: Item, align: Callable[[Path, str], Alignment], write: Callable[[Alignment, Path], None]) -> Outcome:

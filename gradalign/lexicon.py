@@ -79,11 +79,17 @@ class Lexicon:
                 what the dictionary has for that word. Stress digits ("AE1") are dropped.
 
         Raises:
-            ValueError: If a pronunciation is empty or has an unknown phone; all such are named.
+            ValueError: If a pronunciation is empty or has an unknown phone, or a word can never be looked up because
+                it has white space or digits, which are spelt out before; all such are named.
         """
         self._extra: dict[str, tuple[_Phones, ...]] = {}
         wrong = []
         for word, variants in (extra or {}).items():
+            if any(letter.isspace() or letter.isdigit() for letter in word):
+                wrong.append(f"{word!r} is not one spoken word, without digits: give each by itself")
+            if any(isinstance(variant, str) for variant in variants):
+                wrong.append(f"{word!r}: expected a list of pronunciations, each a list of phones")
+                continue
             checked = _distinct(tuple(_unstressed(phone) for phone in variant) for variant in variants)
             if not checked or not all(checked):
                 wrong.append(f"{word!r} has no phones")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -326,7 +326,10 @@ def compare(
 
     Raises:
         KeyError: If an alignment has no such tier.
+        ValueError: If ``match`` is neither of these.
     """
+    if match not in get_args(Match):
+        raise ValueError(f"match must be one of {', '.join(get_args(Match))}; got {match!r}")
     left, right = (x.tier(tier) if isinstance(x, Alignment) else x for x in (reference, hypothesis))
     if normalise is None:
         normalise = normalise_phone if left.name == "phones" else normalise_word

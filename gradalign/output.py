@@ -1,7 +1,7 @@
 """Where the command line writes an alignment, and in which form: checked before anything slow begins."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +24,7 @@ def is_folder(path: str) -> bool:
     return os.path.isdir(path) or path.endswith(("/", os.sep))
 
 
-def target(output: str | None, audio: Path, suffix: str, *, overwrite: bool) -> Path:
+def target(output: str | None, audio: Path, suffix: str, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
     """The file to write for a recording, known to be free and writable.
 
     Args:
@@ -32,9 +32,10 @@ def target(output: str | None, audio: Path, suffix: str, *, overwrite: bool) -> 
         audio: The recording, whose name the file takes where none is given.
         suffix: Which it takes then, such as ".TextGrid".
         overwrite: Whether the file may be there already.
+        inputs: What the command reads; none of it may be written over.
 
     Raises:
-        FormatError: If it is there already, or cannot be written.
+        FormatError: If it is there already, or is an input, or cannot be written.
     """
     from gradalign.io._files import check_writable
 
@@ -47,9 +48,20 @@ def target(output: str | None, audio: Path, suffix: str, *, overwrite: bool) -> 
         path = Path(output)
     if path.exists() and not path.is_dir() and not overwrite:
         raise FormatError(f"{path}: exists already and was kept; pass --overwrite to replace it")
+    check_no_input(path, (audio, *inputs))
     check_writable(path, overwrite=overwrite)
     _check_access(path.parent)
     return path
+
+
+def check_no_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raise `FormatError` where a file to write is one that is read, or a recording: nothing replaces those."""
+    from gradalign.audio import AUDIO_SUFFIXES
+
+    if any(os.path.exists(one) and os.path.exists(path) and os.path.samefile(one, path) for one in inputs):
+        raise FormatError(f"{path}: is read by this command, so it is not written to; choose another name")
+    if Path(path).suffix.lower() in AUDIO_SUFFIXES:
+        raise FormatError(f"{path}: has the suffix of a recording, which is not what is written; choose another name")
 
 
 def make_folder(path: Path) -> None:

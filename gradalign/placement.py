@@ -46,14 +46,17 @@ def place(
 
     Args:
         transcript: Words and labels; one row of ``scores`` a label.
-        scores: Log score of each label at each frame.
-        silence: Log score of silence at each frame.
+        scores: Log score (natural, finite) of each label at each frame.
+        silence: Log score of silence at each frame, comparable with these.
         grid: Times of the frames.
         duration: Length of the recording in seconds.
         topology: Where silence may lie; by default between spoken units and at both ends.
         features: Log-mel frames and their grid, kept with the evidence for plots; None keeps none.
         method: Name of the evidence, for the result.
         model: Name of the model, for the result.
+
+    Returns:
+        Tiers "words" and "phones", on the edges of frames, in seconds.
 
     Raises:
         AlignmentError: If scores are not finite, or there are more labels than frames.

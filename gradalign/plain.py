@@ -52,11 +52,21 @@ def gradient_saliency(
     Args:
         bundle: The model.
         features: Log-mel frames.
-        labels: Ids of the transcript's labels.
+        labels: Ids of the transcript's labels, as `Bundle.ids` gives them.
         leaf: See `align`; deeper leaves than "features" have one frame each four feature frames.
         reduce: See `gradalign.saliency`.
+
+    Returns:
+        One size a label and frame of the leaf, >= 0.
+
+    Raises:
+        ValueError: If there is no such leaf or label, or the features have another number of mels than the model's.
     """
     depth = leaf_depth(leaf, bundle.network.config.encoder_layers)
+    if len(labels) and not (1 <= np.min(labels) and np.max(labels) <= len(bundle.labels)):
+        raise ValueError(f"labels are ids from 1 to {len(bundle.labels)}, got {np.min(labels)} to {np.max(labels)}")
+    if features.shape[1] != bundle.features.n_mels:
+        raise ValueError(f"the model takes {bundle.features.n_mels} mels a frame, got {features.shape[1]}")
     padded = pad(features, labels)
     graph, state = nnx.split(bundle.network)
     found = _saliency(graph, state, *padded, depth=depth, reduce=reduce)

@@ -156,12 +156,16 @@ def first_trusted(read: Callable[[int], tuple[T, float]], n_labels: int, n_encod
         found, missed = read(width)
         if missed <= UNSURE:
             return found
-        why = f"windows miss {missed:.2f} of the gradients, more than {UNSURE:g}"
+        why = "gradients are not where the CTC head hears the labels"
         if np.isinf(missed):  # nor is there a place for wider ones
-            why = "the CTC head finds no path through the transcript, so there are no windows"
+            why = "the CTC head finds no path through the transcript"
             break
     if why:
-        _log.warning("%s: each label's gradient is followed through the whole recording, which is slower", why)
+        _log.warning(
+            "%s: each label's gradient is followed through the whole recording, which is slower; is the transcript "
+            "what is said?",
+            why,
+        )
     return None
 
 

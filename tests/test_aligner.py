@@ -19,7 +19,7 @@ from gradalign.bundle import Bundle
 from gradalign.calibrate import METHODS
 from gradalign.calibration import Calibration, initial
 from gradalign.compressed import WIDTHS
-from gradalign.errors import AlignmentError
+from gradalign.errors import AlignmentError, FormatError
 from gradalign.features import LogMel, log_mel_padded
 from gradalign.gradients import saliency
 from gradalign.lattice import Topology
@@ -159,6 +159,34 @@ def test_leaves_have_names():
 def test_other_rates_are_resampled(bundle: Bundle, speech: np.ndarray):
     found = align(np.repeat(speech, 2), "cat sat", model=bundle, sample_rate=32_000, method="equal")
     assert found.duration == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channel": 1}, "channel is for files, got 1"),
+        ({"sample_rate": 0}, "sample_rate must be positive.* got 0"),
+        ({"audio": "rec.wav", "sample_rate": 8000}, "sample_rate is for samples, got 8000"),
+    ],
+)
+def test_what_does_not_go_with_the_audio_is_refused(bundle: Bundle, speech: np.ndarray, options, message):
+    audio = options.pop("audio", speech)
+    with pytest.raises(ValueError, match=message):
+        align(audio, "the cat", model=bundle, **options)
+
+
+def test_a_file_of_times_is_no_transcript_in_python_either(bundle: Bundle, speech: np.ndarray, tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.touch()
+    with pytest.raises(FormatError, match="is not plain text"):
+        align(speech, path, model=bundle)
+
+
+def test_labels_that_a_model_lacks_have_no_gradients(bundle: Bundle):
+    features = np.zeros((40, bundle.features.n_mels), np.float32)
+    for labels, mels in (([0], 0), ([len(bundle.labels) + 1], 0), ([1], 1)):
+        with pytest.raises(ValueError, match=r"ids from 1 to \d+, got|takes \d+ mels"):
+            gradient_saliency(bundle, features[:, mels:], np.array(labels, np.int32))
 
 
 def test_evidence_is_kept_only_on_request(bundle: Bundle, speech: np.ndarray):

@@ -43,6 +43,12 @@ def test_a_loaded_model_is_the_saved_one(tiny_bundle, folder):
         np.testing.assert_array_equal(after[key], value)
 
 
+def test_a_model_that_cannot_be_saved_says_why(tiny_bundle, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FormatError, match=r"file: cannot be made .*choose another folder"):
+        save(tiny_bundle, tmp_path / "file")
+
+
 def test_half_precision_is_half_the_size_and_close(tiny_bundle, folder, tmp_path):
     save(tiny_bundle, tmp_path / "half", dtype=np.float16)
     whole, half = ((path / "params.safetensors").stat().st_size for path in (folder, tmp_path / "half"))

@@ -260,6 +260,11 @@ def test_a_bad_recording_is_one_clear_line(gradalign_, write, message):
         ("other.TextGrid", r"other\.TextGrid is not plain text"),
         ("latin1.txt", r"latin1\.txt: is not text in UTF-8"),
         ("empty.txt", "the transcript is empty"),
+        ("my transcript.txt", r"my transcript\.txt: no such transcript file"),
+        ("script.docx", r"script\.docx: no such transcript file"),
+        ("nowhere/script", "nowhere/script: no such transcript file"),
+        ("sub.srt", r"sub\.srt is not plain text"),
+        ("htk.lab", r"htk\.lab holds labels with their times"),
     ],
 )
 def test_a_bad_transcript_is_one_clear_line(gradalign_, text, message):
@@ -267,8 +272,74 @@ def test_a_bad_transcript_is_one_clear_line(gradalign_, text, message):
     Path("folder").mkdir()
     Path("other.TextGrid").touch()
     Path("empty.txt").touch()
+    Path("sub.srt").touch()
+    Path("htk.lab").write_text("0 1500000 sil\n1500000 3000000 dh\n")
     Path("latin1.txt").write_bytes("café au lait".encode("latin-1"))
     failed(gradalign_("align", "rec.wav", text), message)
+
+
+@pytest.mark.parametrize(
+    ("command", "victim"),
+    [
+        (("align", "rec.wav", "words.txt", "-o", "words.txt", "--format", "textgrid"), "words.txt"),
+        (("align", "rec.wav", TEXT, "-o", "rec.wav", "--format", "json"), "rec.wav"),
+        (("recognise", "-o", "a.wav", "rec.wav"), "a.wav"),
+        (("evaluate", "a.TextGrid", "b.TextGrid", "--json", "a.TextGrid"), "a.TextGrid"),
+    ],
+)
+def test_what_is_read_is_never_written_over(gradalign_, command, victim):
+    for name in ("rec.wav", "a.wav"):
+        record(name)
+    Path("words.txt").write_text(TEXT)
+    for name in ("a.TextGrid", "b.TextGrid"):
+        Alignment(1.0, (Tier("words", (Interval(0.1, 0.5, "the"),)),)).to_textgrid(name)
+    before = Path(victim).read_bytes()
+    failed(gradalign_(*command, "--overwrite"), rf"{re.escape(victim)}: (is read by|has the suffix of a rec)")
+    assert Path(victim).read_bytes() == before
+
+
+def test_a_word_with_a_slash_or_dots_is_no_file(gradalign_):
+    record("rec.wav")
+    for text in ("1/2", "p.m.", "U.S.", "the cat and/or the dog"):
+        status, _, err = gradalign_("align", "rec.wav", text, "-o", "-")
+        assert status == 0, err
+
+
+def test_an_unknown_option_names_the_help_of_its_command(gradalign_):
+    record("rec.wav")
+    status, _, err = gradalign_("align", "rec.wav", TEXT, "--methd", "ctc")
+    assert status == 2
+    assert "usage: gradalign align" in err
+    assert "unrecognized arguments: --methd ctc; see gradalign align --help" in err
+
+
+def test_forms_that_contradict_each_other_are_refused(gradalign_):
+    record("rec.wav")
+    Path("in").mkdir()
+    record("in/a.wav")
+    Path("in/a.txt").write_text(TEXT)
+    for command, message in (
+        (("rec.wav", TEXT, "-o", "x.json", "--format", "ctm"), "two forms of file"),
+        (("in", "-o", "out.json"), "give --format json -o FOLDER"),
+    ):
+        status, _, err = gradalign_("align", *command)
+        assert status == 2
+        assert message in err
+    assert not Path("x.json").exists()
+    assert not Path("out.json").exists()
+
+
+def test_a_folder_says_which_transcripts_have_no_recording_that_can_be_read(gradalign_):
+    Path("in").mkdir()
+    record("in/a.wav")
+    Path("in/b.m4a").touch()
+    for name in "ab":
+        Path(f"in/{name}.txt").write_text(TEXT)
+    status, _, err = gradalign_("align", "in")
+    assert status == 0
+    assert re.search(r"gradalign: warning: no recording that can be read .* lies beside b\.txt\n", err)
+    # All is done, but a model that is not there is still an error.
+    assert gradalign_("align", "in", "--model", "nowhere", with_model=False)[0] == 1
 
 
 def truncate(folder: Path) -> None:
@@ -435,13 +506,15 @@ def test_a_folder_gives_one_table_and_one_bad_file_does_not_stop_the_rest(gradal
     assert written == ["a.TextGrid", "e.TextGrid", "sub/b.TextGrid"]
 
 
-def test_a_second_run_keeps_what_is_there_and_loads_no_model(gradalign_):
+def test_a_second_run_keeps_what_is_there_and_loads_no_model(gradalign_, model):
+    shutil.copytree(model, "broken")
+    truncate(Path("broken"))
     for name in ("a", "b"):
         record(f"in/{name}.wav")
         Path(f"in/{name}.txt").write_text(TEXT)
     assert gradalign_("align", "in", "--format", "json")[0] == 0
     Path("in/a.json").write_text("mine")
-    status, out, _ = gradalign_("align", "in", "--format", "json", "--model", "none", with_model=False)
+    status, out, _ = gradalign_("align", "in", "--format", "json", "--model", "broken", with_model=False)
     assert status == 0
     assert "2 recordings: 0 aligned, 2 kept, 0 failed" in out
     assert Path("in/a.json").read_text() == "mine"
@@ -765,7 +838,7 @@ def test_recognise_refuses_what_cannot_be_used_in_one_clear_line(gradalign_, arg
 def test_info_describes_a_model(gradalign_, model):
     status, out, err = gradalign_("info", model)
     assert (status, err) == (0, "")
-    for expected in (r"model +tiny\n", r"frames +10 ms gradient, 40 ms", r"labels +39: AA AE", "# A tiny model"):
+    for expected in (r"model +tiny\n", r"frames +10 ms; of the encoder 40 ms", r"labels +39: AA AE", "# A tiny model"):
         assert re.search(expected, out), out
 
 

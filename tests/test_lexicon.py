@@ -110,6 +110,11 @@ def test_the_user_may_pronounce_what_has_no_latin_letter():
     assert said("привет", {"привет": [["P", "R", "IH", "V", "EH", "T"]]}) == ["P R IH V EH T"]
 
 
+def test_words_that_could_never_be_looked_up_are_refused():
+    with pytest.raises(ValueError, match=r"'New York' is not one spoken word.*'B2B' is not.*'Bob': expected a list of"):
+        Lexicon({"New York": [["N", "UW"]], "B2B": [["B", "IY"]], "Bob": ["B", "AA", "B"]})
+
+
 def test_all_faults_of_the_users_pronunciations_are_named():
     with pytest.raises(ValueError, match=r"'a' has no phones; 'b' uses \['QQ', 'XX'\]; 'c' has no phones"):
         Lexicon({"a": [], "b": [["XX", "B", "QQ"]], "c": [["B"], []]})

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ from gradalign.errors import FormatError, GradalignError
 from gradalign.terminal import minutes, note, warnings_about
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gradalign._types import Method
     from gradalign.alignment import Alignment
     from gradalign.bundle import Bundle
 
-_PROSE = (".txt", ".lab", ".text", ".md", ".json", ".ctm", ".textgrid", ".wav", ".flac", ".mp3", ".ogg", ".opus")
-"""A TEXT of one word, or with a slash, that ends like this is meant to be a file."""
+_PROSE = r".*\.(txt|lab|text|md|json|ctm|textgrid|srt|vtt|eaf|csv|tsv|docx|rtf|wav|flac|mp3|ogg|opus)"
+"""A TEXT that ends like this, in lower case, is meant to be a file; so is one word with a suffix or a slash."""
 
 
 def require_matplotlib() -> None:
@@ -39,6 +42,7 @@ def recording(args: argparse.Namespace) -> Path:
 def transcript(args: argparse.Namespace, audio: Path) -> str:
     """The text that is meant by TEXT_OR_FILE, or by its absence."""
     from gradalign import corpus
+    from gradalign.io.transcript import read_transcript
 
     if args.text is None:
         beside = corpus.transcript_beside(audio)
@@ -48,17 +52,25 @@ def transcript(args: argparse.Namespace, audio: Path) -> str:
                 f"{audio.with_suffix('.txt').name} beside it"
             )
             raise AssertionError("argparse has left")
-        return corpus.read_transcript(beside)
+        return read_transcript(beside)
     text: str = args.text
     is_path = os.path.exists(text)
-    one_name = len(text.split()) == 1 or "/" in text or os.sep in text
-    looks_like_path = one_name and text.lower().endswith(_PROSE)
-    return corpus.read_transcript(Path(text)) if is_path or looks_like_path else text
+    one_name = len(text.split()) == 1 and re.search(r"[^\d]/|/[^\d]|\\|\w\.[A-Za-z]\w{1,4}$", text)
+    looks_like_path = one_name or re.fullmatch(_PROSE, text.lower())
+    return read_transcript(Path(text)) if is_path or looks_like_path else text
 
 
-def target(args: argparse.Namespace, audio: Path, suffix: str) -> Path:
+def target(args: argparse.Namespace, audio: Path, suffix: str, *, inputs: "Iterable[str | Path]" = ()) -> Path:
     """The file to write for a recording; see `gradalign.output.target`."""
-    return outputs.target(args.output, audio, suffix, overwrite=args.overwrite)
+    return outputs.target(args.output, audio, suffix, overwrite=args.overwrite, inputs=inputs)
+
+
+def text_files(args: argparse.Namespace, audio: Path) -> list[str | Path]:
+    """The file, if any, from which `transcript` took the text."""
+    from gradalign import corpus
+
+    found = corpus.transcript_beside(audio) if args.text is None else args.text
+    return [] if found is None else [found]
 
 
 def loaded(args: argparse.Namespace) -> "Bundle":

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from gradalign.corpus import Outcome
 
 
+_FORMATS: dict[str, Format] = {".textgrid": "textgrid", ".json": "json", ".ctm": "ctm"}
+"""What the suffix of -o stands for, in lower case."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Align one recording, or all of a folder."""
     clock = _clock() if args.profile else None
@@ -41,7 +45,11 @@ def _align_file(args: argparse.Namespace) -> int:
     audio = _shared.recording(args)
     transcript = _shared.transcript(args, audio)
     format = _format(args)
-    target = None if args.output == "-" else _shared.target(args, audio, outputs.SUFFIX[format])
+    target = (
+        None
+        if args.output == "-"
+        else _shared.target(args, audio, outputs.SUFFIX[format], inputs=_shared.text_files(args, audio))
+    )
     alignment = _shared.align_one(args, _shared.loaded(args), audio, transcript)
     if target is None:
         # A file's bytes, whatever the terminal's encoding.
@@ -55,6 +63,7 @@ def _align_file(args: argparse.Namespace) -> int:
 
 def _align_folder(args: argparse.Namespace) -> int:
     from gradalign import corpus
+    from gradalign.bundle import folder_of
 
     if args.text is not None:
         args.parser.error(f"{args.audio} is a folder: each transcript must lie beside its recording, as x.txt or x.lab")
@@ -62,9 +71,18 @@ def _align_folder(args: argparse.Namespace) -> int:
         args.parser.error("a folder of recordings needs a folder to write to: -o FOLDER")
     output = Path(args.output or args.audio)
     format = _format(args, to_folder=True)
+    if output.suffix.lower() in _FORMATS and not output.is_dir():
+        args.parser.error(
+            f"-o {args.output}: a folder of recordings needs a folder to write to, which is named like a file; give "
+            f"--format {_FORMATS[output.suffix.lower()]} -o FOLDER"
+        )
     items = corpus.find(Path(args.audio), output, outputs.SUFFIX[format])
+    if alone := corpus.without_recording(Path(args.audio), items):
+        shown = ", ".join(alone[:5]) + f" and {len(alone) - 5} more" * (len(alone) > 5)
+        say("warning", f"no recording that can be read (.wav, .flac, .mp3, ...) lies beside {shown}")
     outputs.make_folder(output)
-    # A run that has nothing left to do need not wait for the model.
+    # A run that has nothing left to do need not wait for the model, but a mistyped one is still an error.
+    folder_of(args.model)
     bundle = _shared.loaded(args) if any(corpus.pending(item, overwrite=args.overwrite) for item in items) else None
 
     def align_item(audio: Path, text: str) -> "Alignment":
@@ -93,13 +111,15 @@ def _format(args: argparse.Namespace, *, to_folder: bool = False) -> Format:
     format = args.format
     if format is None and not (to_folder or args.output in (None, "-") or outputs.is_folder(args.output)):
         suffix = Path(args.output).suffix
-        known: dict[str, Format] = {".textgrid": "textgrid", ".json": "json", ".ctm": "ctm"}
-        if suffix.lower() not in known:
+        if suffix.lower() not in _FORMATS:
             args.parser.error(
                 f"-o {args.output}: cannot tell the format from the suffix {suffix!r}; end it in .TextGrid, .json or "
                 f".ctm, or give --format; for a folder end it in {os.sep}"
             )
-        format = known[suffix.lower()]
+        format = _FORMATS[suffix.lower()]
+    meant = _FORMATS.get(Path(args.output or "").suffix.lower())
+    if meant and format and not to_folder and outputs.SUFFIX[meant] != outputs.SUFFIX[format]:
+        args.parser.error(f"-o {args.output} and --format {format} are two forms of file; leave one of them out")
     if format == "ctm" and args.tier == "both":
         args.parser.error("a CTM file holds one tier: give --tier words or --tier phones")
     return format or "textgrid"

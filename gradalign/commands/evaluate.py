@@ -16,11 +16,13 @@ def run(args: argparse.Namespace) -> int:
     from gradalign.evaluation import compare_files, pair_files
     from gradalign.io._files import check_writable, write_text
     from gradalign.metrics import Comparison
+    from gradalign.output import check_no_input
 
     files = pair_files(args.reference, args.hypothesis)
     for warning in files.warnings:
         say("warning", warning)
     if args.json is not None:
+        check_no_input(args.json, [path for pair in files.pairs for path in (pair.reference, pair.hypothesis) if path])
         check_writable(args.json, overwrite=args.overwrite)
     comparisons, failed = [], 0
     for pair in files.pairs:

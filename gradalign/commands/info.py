@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         "encoder": f"{config.encoder_layers} Conformer blocks of width {config.dim}, {config.heads} heads",
         "decoder": f"{config.decoder_layers} Transformer layers",
         "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
-        "frames": f"{1000 * bundle.grid.hop_s:g} ms gradient, {1000 * bundle.encoder_grid.hop_s:g} ms others",
+        "frames": f"{1000 * bundle.grid.hop_s:g} ms; of the encoder {1000 * bundle.encoder_grid.hop_s:g} ms",
         "longest": f"{bundle.max_duration_s:g} s in one piece",
         "calibrated": bundle.calibrated_on or "no: gradalign calibrate does it",
         "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),

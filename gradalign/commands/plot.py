@@ -11,7 +11,7 @@ def run(args: argparse.Namespace) -> int:
     _shared.require_matplotlib()
     audio = _shared.recording(args)
     transcript = _shared.transcript(args, audio)
-    target = _shared.target(args, audio, ".png")
+    target = _shared.target(args, audio, ".png", inputs=_shared.text_files(args, audio))
     if target.suffix.lower() not in (".png", ".pdf", ".svg"):
         args.parser.error(f"{target}: cannot draw a {target.suffix or 'file without suffix'}; use .png, .pdf or .svg")
     bundle = _shared.loaded(args)

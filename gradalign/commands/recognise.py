@@ -21,7 +21,13 @@ def run(args: argparse.Namespace) -> int:
     recordings = _recordings(args.audio)
     _check_options(args)
     text = None if args.words is None else _word_file(args.words)
-    target = None if args.output is None else _shared.target(args, recordings[0], ".txt")
+    target = (
+        None
+        if args.output is None
+        else _shared.target(
+            args, recordings[0], ".txt", inputs=[*recordings, *([] if args.words is None else [args.words])]
+        )
+    )
     note(f"loading model {args.model}", quiet=args.quiet)
     prepare_jax()
     from gradalign.bundle import load
@@ -106,12 +112,12 @@ def _recordings(names: list[str]) -> list[Path]:
 
 def _word_file(path: Path) -> str:
     """The text of a word list."""
-    from gradalign import corpus
+    from gradalign.audio import AUDIO_SUFFIXES
     from gradalign.io._files import read_text
 
     if not path.exists():
         raise FormatError(f"{path}: no such word list; expected a text file, one word a line")
-    if path.is_dir() or path.suffix.lower() in (*corpus.AUDIO_SUFFIXES, ".textgrid", ".json", ".ctm"):
+    if path.is_dir() or path.suffix.lower() in (*AUDIO_SUFFIXES, ".textgrid", ".json", ".ctm"):
         raise FormatError(f"{path} is not plain text; expected a text file of words, one a line")
     return read_text(path)
 

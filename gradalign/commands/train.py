@@ -69,8 +69,8 @@ def _config_path(name: str) -> Path:
             raise FormatError(f"{path}: no such file")
         recipe = folder_of(name) / "train.toml"
     except FormatError as error:
-        expected = "expected a TOML file (docs/training.md), or a model that has its recipe, train.toml"
-        raise FormatError(f"no such training config: {error}. {expected}") from error
+        expected = "expected a TOML file (docs/training.md), or a model that comes with its recipe, such as en-us"
+        raise FormatError(f"{name}: no such training config; {expected}") from error
     if not recipe.is_file():
         raise FormatError(f"model {name} comes without a recipe: there is no {recipe}")
     return recipe

@@ -75,7 +75,7 @@ def _format_of(path: PathLike, format: str | None) -> Format:
         if suffix.lower() not in _SUFFIXES:
             raise FormatError(
                 f"{path}: cannot tell the format from the suffix {suffix!r}, expected .TextGrid, .json or .ctm; "
-                f"rename it or name the format"
+                f"rename it (in Python, format= names it)"
             )
         return _SUFFIXES[suffix.lower()]
     for known in get_args(Format):

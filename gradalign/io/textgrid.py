@@ -182,7 +182,9 @@ def _load(text: str) -> textgrid.TextGrid:
             path.write_bytes(text.removeprefix("\ufeff").encode("utf-8"))
             grid.read(str(path), round_digits=_ALL_DIGITS, encoding="utf-8")
     except (TextGridError, ValueError) as error:
-        raise FormatError(f"not a TextGrid in text form{_where(grid)}: {error}") from error
+        raise FormatError(
+            f"not a TextGrid in text form{_where(grid)}: {error}; open it in Praat and save it as a text file"
+        ) from error
     except (AttributeError, IndexError, TypeError, EOFError) as error:
         raise FormatError(
             f"not a TextGrid in text form{_where(grid)}: a line is not what the format asks for, or the end is "

@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradalign.alignment import Alignment, Interval
-from gradalign.corpus import AUDIO_SUFFIXES, TRANSCRIPT_SUFFIXES, read_transcript
+from gradalign.audio import AUDIO_SUFFIXES
+from gradalign.corpus import TRANSCRIPT_SUFFIXES
 from gradalign.errors import FormatError
 from gradalign.io import textgrid
 from gradalign.io._files import PathLike, read_text
+from gradalign.io.transcript import read_transcript
 from gradalign.lexicon import PHONES
 from gradalign.manifest._messages import refuse_broken
 from gradalign.manifest.utterance import Utterance
