@@ -108,7 +108,8 @@ def place_calibrated(
         scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
     at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
     heard = None if at is None else np.asarray(seen.scores[at])
-    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
+    pause = float(calibration.weights.pause)
+    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence, pause)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
     if heard is not None:
         blank = np.asarray(seen.cues[CUES.index("blank")])
@@ -146,6 +147,7 @@ class _Told(NamedTuple):
     surprise: Float[np.ndarray, " labels"]
     heard: Float[np.ndarray, "labels frames"] | None
     confidence: tuple[float, ...]
+    pause: float
 
 
 def _placed(
@@ -168,7 +170,7 @@ def _placed(
     _check_scores(transcript, scores, silence, topology, grid, duration)
     check_feasible(n_labels, n_frames, topology)
     with part("lattice"):
-        path = _path(scores, silence, topology)
+        path = _path(scores, silence, topology, 0.0 if told is None else told.pause)
     runs = spans(path, n_labels)
     means = [float(scores[i, first:last].mean()) for i, (first, last) in enumerate(runs)]
     if told is None:
@@ -179,7 +181,7 @@ def _placed(
         table, confidence = np.zeros((0, len(FACTS))), None
     else:
         with part("lattice"):
-            found = _posteriors(scores, silence, topology)
+            found = _posteriors(scores, silence, topology, told.pause)
         edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
         phones = _medians(transcript.labels, edges, means, grid, duration)
         table = _facts(transcript, found, edges, runs, told, grid)
@@ -296,14 +298,14 @@ def _weighed(weights, seen, classes, n_labels):
     return normalise(*calibrated_scores(weights, seen, classes, n_labels), n_labels=n_labels)
 
 
-def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> np.ndarray:
-    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology)))[: scores.shape[1]]
+def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology, pause: float = 0.0) -> np.ndarray:
+    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology), pause))[: scores.shape[1]]
 
 
-def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> Posteriors:
+def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology, pause: float) -> Posteriors:
     """On the host, without padding."""
     n_labels, n_frames = scores.shape
-    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology)))
+    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology), pause))
     return Posteriors(
         found.labels[:n_labels, :n_frames],
         found.silence[:n_frames],
@@ -322,10 +324,10 @@ def _padded_scores(scores: np.ndarray, silence: np.ndarray, topology: Topology):
 
 
 @by_shape
-def _viterbi(scores, silence, topology, n_labels, n_frames):
-    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames).labels
+def _viterbi(scores, silence, topology, n_labels, n_frames, pause):
+    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, pause=pause).labels
 
 
 @by_shape
-def _forward_backward(scores, silence, topology, n_labels, n_frames):
-    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames)
+def _forward_backward(scores, silence, topology, n_labels, n_frames, pause):
+    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, pause=pause)
