@@ -27,36 +27,41 @@ class Boundaries(NamedTuple):
     end_ranges: Float[np.ndarray, "labels 2"]
 
 
-def boundaries(
-    starts: Float[np.ndarray, "labels frames"], ends: Float[np.ndarray, "labels edges"], *, closed: float = 1.0
-) -> Boundaries:
+def boundaries(starts: Float[np.ndarray, "labels frames"], ends: Float[np.ndarray, "labels edges"]) -> Boundaries:
     """Medians and intervals of boundaries.
 
     On every path labels end before the next one starts and take a frame at least, so the medians do too: they are in
-    order without being forced. A pause that is shorter than ``closed`` by the medians is no pause: both boundaries are
-    put in its middle.
+    order without being forced.
 
     Args:
         starts: Probability that the frame is the label's first, as `gradalign.lattice.Posteriors.starts`.
         ends: Probability that the label ends before the frame, as `gradalign.lattice.Posteriors.ends`.
-        closed: In frames.
 
     Returns:
         One boundary a label.
     """
     low, high = INTERVAL
-    first, last = quantile(starts, 0.5), quantile(ends, 0.5)
-    gaps = first[1:] - last[:-1]
-    middle = (first[1:] + last[:-1]) / 2
-    joined = gaps < closed
-    first[1:] = np.where(joined, middle, first[1:])
-    last[:-1] = np.where(joined, middle, last[:-1])
     return Boundaries(
-        first,
-        last,
+        quantile(starts, 0.5),
+        quantile(ends, 0.5),
         np.stack([quantile(starts, low), quantile(starts, high)], axis=1),
         np.stack([quantile(ends, low), quantile(ends, high)], axis=1),
     )
+
+
+def without_closures(found: Boundaries, shortest: float) -> Boundaries:
+    """Boundaries in which a pause shorter than ``shortest`` is none, but the beginning of the label after it.
+
+    Before the burst of a stop it is as silent as in a pause.
+
+    Args:
+        found: With pauses of any length.
+        shortest: In frames.
+    """
+    closure = np.concatenate([[False], found.starts[1:] - found.ends[:-1] < shortest])
+    starts = np.where(closure, np.concatenate([[0.0], found.ends[:-1]]), found.starts)
+    low, high = found.start_ranges.T
+    return found._replace(starts=starts, start_ranges=np.stack([np.minimum(low, starts), high], axis=1))
 
 
 def quantile(mass: Float[np.ndarray, "labels edges"], share: float) -> Edges:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -43,9 +42,6 @@ METHODS: Mapping[str, Collection[str]] = {
     "calibrated-ctc": ("ctc",),
 }
 """Families of signals that each calibrated method weighs."""
-
-PAUSE_PULL = 0.01
-"""How strongly the cost of pauses is pulled towards its start, against all other weights."""
 
 FEWEST = 100
 """A classifier of frames is not learnt from fewer utterances: it is made of thousands of numbers."""
@@ -351,18 +347,14 @@ def learn(
         decay: Weight of the squared distance from the start, which keeps what the data do not tell.
         report: Told the number of an iteration and the loss after it.
     """
-    begin = initial(examples.signals.scores.shape[1])
-    flat, unflatten = ravel_pytree(begin)
-    # A pause happens once a word and the others count in every frame: as strong a pull would keep it where it starts.
-    pulls, _ = ravel_pytree(jax.tree.map(jnp.ones_like, begin)._replace(pause=jnp.asarray(PAUSE_PULL)))
+    flat, unflatten = ravel_pytree(initial(examples.signals.scores.shape[1]))
 
     def total(point, data):
-        start, pulls, examples = data
+        start, examples = data
         weights = unflatten(point)
         # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
         labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), examples)
-        losses = jax.vmap(partial(surprise, pause=weights.pause))(labels, silence, examples)
-        return losses.mean() + decay * (pulls * jnp.square(point - start)).sum()
+        losses = jax.vmap(surprise)(labels, silence, examples)
+        return losses.mean() + decay * jnp.square(point - start).sum()
 
-    found = minimise(total, np.asarray(flat), (flat, pulls, examples), steps=steps, report=report)
-    return unflatten(jnp.asarray(found))
+    return unflatten(jnp.asarray(minimise(total, np.asarray(flat), (flat, examples), steps=steps, report=report)))

@@ -24,7 +24,7 @@ from gradalign.io._files import write_text
 from gradalign.lattice import Topology, forward_backward, path_score
 from gradalign.signals import CUES, Signals
 
-FORMAT, VERSION = "gradalign-calibration", 5
+FORMAT, VERSION = "gradalign-calibration", 4
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 
@@ -52,8 +52,6 @@ class Weights(NamedTuple):
         constants: Of each class: a light prior on its length.
         silence: Time filters of the cues for silence.
         speech: What silence makes of the mean and of the largest label score of the frame, and a bias.
-        pause: Added for every silence between two words, whatever its length: a stop's closure is as silent as a
-            pause, and most words follow each other without one.
     """
 
     taps: Float[Array, "signals taps"]
@@ -63,7 +61,6 @@ class Weights(NamedTuple):
     constants: Float[Array, " classes"]
     silence: Float[Array, "cues taps"]
     speech: Float[Array, " 3"]
-    pause: Float[Array, ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,6 @@ def initial(n_signals: int) -> Weights:
         jnp.zeros(len(CLASS_NAMES)),
         silence,
         jnp.array([0.0, 0.0, -1.0]),
-        jnp.zeros(()),
     )
 
 
@@ -176,16 +172,11 @@ def _summed(by_tap: Float[Array, "*rows taps frames"]) -> Float[Array, "*rows fr
 
 def loss(weights: Weights, example: Example) -> Float[Array, ""]:
     """Minus the log-probability of the true path, a frame; >= 0."""
-    found = scores(weights, example.signals, example.classes, example.n_labels)
-    return surprise(*found, example, pause=weights.pause)
+    return surprise(*scores(weights, example.signals, example.classes, example.n_labels), example)
 
 
 def surprise(
-    found: Float[Array, "labels frames"],
-    silence: Float[Array, " frames"],
-    example: Example,
-    *,
-    pause: float | Float[Array, ""] = 0.0,
+    found: Float[Array, "labels frames"], silence: Float[Array, " frames"], example: Example
 ) -> Float[Array, ""]:
     """`loss` from scores that are there already.
 
@@ -193,12 +184,11 @@ def surprise(
         found: Scores of labels, as `scores` gives them.
         silence: Of silence.
         example: The utterance.
-        pause: Of every silence between words, see `gradalign.lattice.forward_backward`.
     """
     total = forward_backward(
-        found, silence, example.topology, n_labels=example.n_labels, n_frames=example.n_frames, pause=pause
+        found, silence, example.topology, n_labels=example.n_labels, n_frames=example.n_frames
     ).log_total
-    true = path_score(example.path, found, silence, n_frames=example.n_frames, pause=pause)
+    true = path_score(example.path, found, silence, n_frames=example.n_frames)
     return (total - true) / example.n_frames
 
 

@@ -128,7 +128,6 @@ def viterbi(
     *,
     n_labels: int | Int[Array, ""] | None = None,
     n_frames: int | Int[Array, ""] | None = None,
-    pause: float | Float[Array, ""] = 0.0,
 ) -> Path:
     """The path with the highest sum of scores.
 
@@ -142,12 +141,11 @@ def viterbi(
         topology: Where silence is allowed and which labels may touch.
         n_labels: True number of labels if padded.
         n_frames: True number of frames if padded.
-        pause: Added to the score of a path whenever it goes from a label into silence, but for the silence at the end.
 
     Returns:
         The label at each frame, and the sum.
     """
-    states = _States.of(scores, silence, topology, n_labels, n_frames, pause)
+    states = _States.of(scores, silence, topology, n_labels, n_frames)
     alpha, moves, total = _best_arrivals(states, states.before())
 
     def backward(state: Array, moves: Array) -> tuple[Array, Array]:
@@ -211,7 +209,7 @@ def _best_arrivals(
     """
 
     def forward(alpha: Array, frame: _Frame) -> tuple[Array, Array]:
-        jump, step, stay = _ways(alpha, frame.entry, states)
+        jump, step, stay = _ways(alpha, frame.entry, states.jumps)
         moved = jnp.maximum(jump, step)
         best = frame.emissions + jnp.maximum(moved, stay)
         moves = jnp.where(moved >= stay, jnp.where(jump >= step, 2, 1), 0)
@@ -242,7 +240,6 @@ def forward_backward(
     *,
     n_labels: int | Int[Array, ""] | None = None,
     n_frames: int | Int[Array, ""] | None = None,
-    pause: float | Float[Array, ""] = 0.0,
 ) -> Posteriors:
     """Where each label is, starts and ends, averaged over all paths.
 
@@ -257,22 +254,21 @@ def forward_backward(
         topology: Where silence is allowed and which labels may touch.
         n_labels: True number of labels if padded.
         n_frames: True number of frames if padded.
-        pause: Added to the score of a path whenever it goes from a label into silence, but for the silence at the end.
 
     Returns:
         Occupancies, starts, ends and the log of the total weight.
     """
-    states = _States.of(scores, silence, topology, n_labels, n_frames, pause)
+    states = _States.of(scores, silence, topology, n_labels, n_frames)
 
     def forward(alpha: Array, frame: _Frame) -> tuple[Array, tuple[Array, Array]]:
-        total = frame.emissions + jax.nn.logsumexp(_arrivals(alpha, frame.entry, states), axis=0)
+        total = frame.emissions + jax.nn.logsumexp(_arrivals(alpha, frame.entry, states.jumps), axis=0)
         # Any shift gives the same result; this one keeps alpha small, where float32 is fine.
         shift = jax.lax.stop_gradient(jnp.where(frame.real, total.max(), 0.0))
         return jnp.where(frame.real, total - shift, alpha), (alpha, shift)
 
     def backward(occupied: Array, step: tuple[Array, _Frame]) -> tuple[Array, tuple[Array, Array, Array]]:
         previous_alpha, frame = step
-        arrived = occupied[None, :] * jax.nn.softmax(_arrivals(previous_alpha, frame.entry, states), axis=0)
+        arrived = occupied[None, :] * jax.nn.softmax(_arrivals(previous_alpha, frame.entry, states.jumps), axis=0)
         by_source = jnp.pad(arrived, ((0, 0), (0, 2)))
         left = by_source[0, 2:] + by_source[1, 1:-1]
         here = (occupied, arrived[0] + arrived[1], left)
@@ -300,7 +296,6 @@ def path_score(
     silence: Float[Array, " frames"],
     *,
     n_frames: int | Int[Array, ""] | None = None,
-    pause: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, ""]:
     """Sum of the scores along a path; whether the topology allows the path is not looked at.
 
@@ -309,15 +304,10 @@ def path_score(
         scores: Score of each label at each frame.
         silence: Score of silence at each frame.
         n_frames: True number of frames if padded.
-        pause: As for `forward_backward`.
     """
     frame = jnp.arange(len(labels))
-    real = frame < (len(labels) if n_frames is None else n_frames)
     chosen = jnp.concatenate([silence[None, :], scores])[labels + 1, frame]
-    last = jnp.where(real, labels, -1).max()
-    before = jnp.concatenate([jnp.full(1, -1, labels.dtype), labels[:-1]])
-    enters = (labels < 0) & (before >= 0) & (before < last)
-    return jnp.where(real, chosen + jnp.where(enters, pause, 0.0), 0.0).sum()
+    return jnp.where(frame < (len(labels) if n_frames is None else n_frames), chosen, 0.0).sum()
 
 
 def spans(labels: Int[Array, " frames"] | Int[np.ndarray, " frames"], n_labels: int) -> Int[np.ndarray, "labels 2"]:
@@ -382,8 +372,6 @@ class _States(NamedTuple):
     """Whether the state may be entered from two states before."""
     ends: Bool[Array, " states"]
     """Whether a path may end in the state."""
-    steps: Float[Array, " states"]
-    """What is added to a path that enters the state from the one before."""
 
     @classmethod
     def of(
@@ -393,7 +381,6 @@ class _States(NamedTuple):
         topology: Topology,
         n_labels: int | Int[Array, ""] | None,
         n_frames: int | Int[Array, ""] | None,
-        pause: float | Float[Array, ""] = 0.0,
     ) -> "_States":
         rows, columns = scores.shape
         n_labels = rows if n_labels is None else n_labels
@@ -408,9 +395,7 @@ class _States(NamedTuple):
             real=frame < n_frames,
         )
         jumps = jnp.zeros(2 * rows + 1, bool).at[1::2].set(topology.skip_allowed)
-        between = (state % 2 == 0) & (state > 0) & (state < 2 * n_labels)
-        steps = jnp.where(between, pause, 0.0).astype(scores.dtype)
-        return cls(frames, jumps, (state == 2 * n_labels) | (state == 2 * n_labels - 1), steps)
+        return cls(frames, jumps, (state == 2 * n_labels) | (state == 2 * n_labels - 1))
 
     def before(self) -> Float[Array, " states"]:
         """Scores of the states before frame 0: no path is in any of them yet."""
@@ -418,12 +403,14 @@ class _States(NamedTuple):
 
 
 def _ways(
-    alpha: Float[Array, " states"], entry: Float[Array, ""], states: _States
+    alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
 ) -> tuple[Float[Array, " states"], Float[Array, " states"], Float[Array, " states"]]:
     """Score of being in each state by a jump over silence, by a step, and by staying: the order settles ties."""
     earlier = jnp.concatenate([jnp.full(1, NEVER, alpha.dtype), entry[None], alpha])
-    return jnp.where(states.jumps, earlier[:-2], NEVER), earlier[1:-1] + states.steps, earlier[2:]
+    return jnp.where(jumps, earlier[:-2], NEVER), earlier[1:-1], earlier[2:]
 
 
-def _arrivals(alpha: Float[Array, " states"], entry: Float[Array, ""], states: _States) -> Float[Array, "3 states"]:
-    return jnp.stack(_ways(alpha, entry, states))
+def _arrivals(
+    alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
+) -> Float[Array, "3 states"]:
+    return jnp.stack(_ways(alpha, entry, jumps))

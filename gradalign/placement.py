@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from gradalign._types import Seconds
 from gradalign.alignment import Alignment, Evidence, Interval, Tier, TranscriptWord
-from gradalign.boundaries import Boundaries, boundaries, within
+from gradalign.boundaries import Boundaries, boundaries, within, without_closures
 from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS, bucket
 from gradalign.cache import by_shape
 from gradalign.calibration import Calibration, classes_of
@@ -22,6 +22,9 @@ from gradalign.lattice import Posteriors, Topology, check_feasible, forward_back
 from gradalign.signals import CUES, Signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
+
+CLOSURE_S = 0.06
+"""By calibrated methods, silence shorter than this before a word is the word's own: stops begin with as much of it."""
 
 LEASH = 25
 """Frames to either side of where CTC forced alignment has a label that cost nothing."""
@@ -108,8 +111,7 @@ def place_calibrated(
         scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
     at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
     heard = None if at is None else np.asarray(seen.scores[at])
-    pause = float(calibration.weights.pause)
-    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence, pause)
+    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
     if heard is not None:
         blank = np.asarray(seen.cues[CUES.index("blank")])
@@ -147,7 +149,6 @@ class _Told(NamedTuple):
     surprise: Float[np.ndarray, " labels"]
     heard: Float[np.ndarray, "labels frames"] | None
     confidence: tuple[float, ...]
-    pause: float
 
 
 def _placed(
@@ -170,7 +171,7 @@ def _placed(
     _check_scores(transcript, scores, silence, topology, grid, duration)
     check_feasible(n_labels, n_frames, topology)
     with part("lattice"):
-        path = _path(scores, silence, topology, 0.0 if told is None else told.pause)
+        path = _path(scores, silence, topology)
     runs = spans(path, n_labels)
     means = [float(scores[i, first:last].mean()) for i, (first, last) in enumerate(runs)]
     if told is None:
@@ -181,9 +182,10 @@ def _placed(
         table, confidence = np.zeros((0, len(FACTS))), None
     else:
         with part("lattice"):
-            found = _posteriors(scores, silence, topology, told.pause)
+            found = _posteriors(scores, silence, topology)
         edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
-        phones = _medians(transcript.labels, edges, means, grid, duration)
+        shown = without_closures(edges, CLOSURE_S / grid.hop_s)
+        phones = _medians(transcript.labels, shown, means, grid, duration)
         table = _facts(transcript, found, edges, runs, told, grid)
         confidence = of_words(table, told.confidence) if told.confidence else None
     entries, fates = _words(transcript, phones, runs, means, confidence)
@@ -298,14 +300,14 @@ def _weighed(weights, seen, classes, n_labels):
     return normalise(*calibrated_scores(weights, seen, classes, n_labels), n_labels=n_labels)
 
 
-def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology, pause: float = 0.0) -> np.ndarray:
-    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology), pause))[: scores.shape[1]]
+def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> np.ndarray:
+    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology)))[: scores.shape[1]]
 
 
-def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology, pause: float) -> Posteriors:
+def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> Posteriors:
     """On the host, without padding."""
     n_labels, n_frames = scores.shape
-    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology), pause))
+    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology)))
     return Posteriors(
         found.labels[:n_labels, :n_frames],
         found.silence[:n_frames],
@@ -324,10 +326,10 @@ def _padded_scores(scores: np.ndarray, silence: np.ndarray, topology: Topology):
 
 
 @by_shape
-def _viterbi(scores, silence, topology, n_labels, n_frames, pause):
-    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, pause=pause).labels
+def _viterbi(scores, silence, topology, n_labels, n_frames):
+    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames).labels
 
 
 @by_shape
-def _forward_backward(scores, silence, topology, n_labels, n_frames, pause):
-    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, pause=pause)
+def _forward_backward(scores, silence, topology, n_labels, n_frames):
+    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames)

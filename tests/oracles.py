@@ -38,14 +38,12 @@ def frame_labels(spans: Spans, n_frames: int) -> np.ndarray:
     return labels
 
 
-def score_of(labels: np.ndarray, scores: np.ndarray, silence: np.ndarray, pause: float = 0.0) -> float:
-    """Sum over frames of the score of what the frame holds, and of ``pause`` for each gap between two labels."""
-    runs = [symbol for symbol, _ in itertools.groupby(labels)]
-    n_pauses = sum(symbol < 0 for symbol in runs[1:-1])
-    return n_pauses * pause + float(sum(silence[t] if s < 0 else scores[s, t] for t, s in enumerate(labels)))
+def score_of(labels: np.ndarray, scores: np.ndarray, silence: np.ndarray) -> float:
+    """Sum over frames of the score of what the frame holds."""
+    return float(sum(silence[t] if s < 0 else scores[s, t] for t, s in enumerate(labels)))
 
 
-def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_allowed, pause: float = 0.0):
+def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_allowed):
     """(labels, silence, starts, ends, log_total) by enumeration of all alignments."""
     n_labels, n_frames = scores.shape
     labels, quiet = np.zeros((n_labels, n_frames)), np.zeros(n_frames)
@@ -53,7 +51,7 @@ def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_al
     total = 0.0
     for spans in all_alignments(n_frames, silence_allowed, skip_allowed):
         path = frame_labels(spans, n_frames)
-        weight = math.exp(score_of(path, scores, silence, pause))
+        weight = math.exp(score_of(path, scores, silence))
         total += weight
         quiet += weight * (path < 0)
         for label, (start, end) in enumerate(spans):

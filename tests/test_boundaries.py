@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradalign.boundaries import boundaries, quantile, within
+from gradalign.boundaries import boundaries, quantile, within, without_closures
 from gradalign.lattice import Topology, forward_backward
 
 
@@ -36,7 +36,7 @@ def test_medians_are_in_order_whatever_the_scores(seed, n_labels, scale):
     scores = jnp.asarray(scale * rng.normal(size=(n_labels, 9)), jnp.float32)
     silence = jnp.asarray(scale * rng.normal(size=9), jnp.float32)
     found = summed(scores, silence)
-    edges = boundaries(np.asarray(found.starts), np.asarray(found.ends), closed=0.0)
+    edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
     assert (edges.ends - edges.starts > 0.999).all()
     assert (edges.starts[1:] - edges.ends[:-1] > -1e-3).all()
     for ranges, middle in ((edges.start_ranges, edges.starts), (edges.end_ranges, edges.ends)):
@@ -56,13 +56,19 @@ def test_the_median_is_that_of_all_paths(rng):
     found = forward_backward(
         jnp.asarray(scores, jnp.float32), jnp.asarray(silence, jnp.float32), Topology.free(n_labels)
     )
-    edges = boundaries(np.asarray(found.starts), np.asarray(found.ends), closed=0.0)
+    edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
     assert edges.starts[1] == pytest.approx(quantile(weights[None], 0.5)[0], abs=1e-3)
 
 
-def test_a_pause_shorter_than_asked_for_is_closed():
+def test_a_pause_shorter_than_asked_for_is_the_next_label_s():
     starts = np.array([[1.0, 0, 0, 0, 0, 0], [0, 0, 0, 0.4, 0.6, 0]])
     ends = np.array([[0, 0, 0, 1.0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1.0]])
-    open_, closed = boundaries(starts, ends, closed=0.0), boundaries(starts, ends, closed=1.5)
-    assert open_.starts[1] - open_.ends[0] == pytest.approx(3.5 + 1 / 6 - 3.0)
-    assert closed.starts[1] == closed.ends[0] == pytest.approx((open_.starts[1] + open_.ends[0]) / 2)
+    open_ = boundaries(starts, ends)
+    gap = open_.starts[1] - open_.ends[0]
+    assert gap == pytest.approx(3.5 + 1 / 6 - 3.0)
+    closed = without_closures(open_, 1.5)
+    assert closed.starts[1] == closed.ends[0] == open_.ends[0]
+    assert (closed.start_ranges[:, 0] <= closed.starts).all()
+    assert closed.starts[0] == open_.starts[0]
+    np.testing.assert_array_equal(closed.ends, open_.ends)
+    np.testing.assert_array_equal(without_closures(open_, gap - 0.01).starts, open_.starts)

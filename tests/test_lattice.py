@@ -100,26 +100,6 @@ def test_forward_backward_is_the_average_over_all_alignments(rng, topology):
 
 
 @every_topology
-def test_pauses_between_labels_may_cost_something(rng, topology):
-    paths = [oracles.frame_labels(spans, 6) for spans in alignments(topology, 6)]
-    for pause in (-1.5, 2.0):
-        scores, silence = random_scores(rng)
-        exact = np.asarray(scores)[:, :6], np.asarray(silence)[:6]
-        totals = [oracles.score_of(path, *exact, pause) for path in paths]
-        best = fast_viterbi(scores, silence, topology, n_frames=6, pause=pause)
-        np.testing.assert_array_equal(best.labels[:6], paths[int(np.argmax(totals))])
-        np.testing.assert_allclose(best.score, max(totals), rtol=1e-5)
-        for path, total in zip(paths[:: len(paths) // 20 + 1], totals[:: len(paths) // 20 + 1], strict=True):
-            padded = jnp.pad(jnp.asarray(path), (0, 1), constant_values=-1)
-            np.testing.assert_allclose(path_score(padded, scores, silence, n_frames=6, pause=pause), total, rtol=1e-5)
-        expected = oracles.posteriors(*exact, *map(np.asarray, topology), pause)
-        found = fast_forward_backward(scores, silence, topology, n_frames=6, pause=pause)
-        real = (found.labels[:, :6], found.silence[:6], found.starts[:, :6], found.ends[:, :7], found.log_total)
-        for got, want in zip(real, expected, strict=True):
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
-
-
-@every_topology
 def test_posteriors_are_the_gradients_of_log_total(rng, topology):
     scores, silence = random_scores(rng)
     gradient = jax.grad(lambda x, y: fast_forward_backward(x, y, topology).log_total, argnums=(0, 1))
