@@ -463,7 +463,7 @@ def test_the_command_says_what_is_wrong(recordings: Path, tmp_path: Path, capsys
 
     run, out = str(recordings / "run.toml"), str(tmp_path / "out")
     assert "no such training config" in fails(str(tmp_path / "missing.toml"), "-o", out)
-    assert "no model 'nonesuch'" in fails("nonesuch", "-o", out)
+    assert "nonesuch: no such training config; expected a TOML file" in fails("nonesuch", "-o", out)
     assert "where to? give -o FOLDER" in fails(run)
     assert "no option optimiser" in fails(run, "-o", out, "--set", "optimiser.peak=1.0")
     assert "no such file" in fails(run, "-o", out, "--data", str(tmp_path))
