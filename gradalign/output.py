@@ -48,7 +48,7 @@ def target(output: str | None, audio: Path, suffix: str, *, overwrite: bool, inp
         path = Path(output)
     if path.exists() and not path.is_dir() and not overwrite:
         raise FormatError(f"{path}: exists already and was kept; pass --overwrite to replace it")
-    check_no_input(path, (audio, *inputs))
+    check_no_input(path, inputs)
     check_writable(path, overwrite=overwrite)
     _check_access(path.parent)
     return path

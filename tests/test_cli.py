@@ -298,9 +298,17 @@ def test_what_is_read_is_never_written_over(gradalign_, command, victim):
     assert Path(victim).read_bytes() == before
 
 
+def test_the_file_to_write_may_have_the_name_that_it_takes_by_itself(tmp_path):
+    """As `gradalign calibrate . --overwrite` has in a model's folder: nothing of it is an input."""
+    path = tmp_path / "calibration.json"
+    path.touch()
+    assert output.target("calibration.json", Path("calibration.json"), ".json", overwrite=True).samefile(path)
+
+
 def test_a_word_with_a_slash_or_dots_is_no_file(gradalign_):
     record("rec.wav")
-    for text in ("1/2", "p.m.", "U.S.", "the cat and/or the dog"):
+    Path("count.txt").write_text("10 9 8 7\n1 2 three\n")
+    for text in ("1/2", "p.m.", "U.S.", "the cat and/or the dog", "count.txt"):
         status, _, err = gradalign_("align", "rec.wav", text, "-o", "-")
         assert status == 0, err
 

@@ -62,7 +62,7 @@ def transcript(args: argparse.Namespace, audio: Path) -> str:
 
 def target(args: argparse.Namespace, audio: Path, suffix: str, *, inputs: "Iterable[str | Path]" = ()) -> Path:
     """The file to write for a recording; see `gradalign.output.target`."""
-    return outputs.target(args.output, audio, suffix, overwrite=args.overwrite, inputs=inputs)
+    return outputs.target(args.output, audio, suffix, overwrite=args.overwrite, inputs=(audio, *inputs))
 
 
 def text_files(args: argparse.Namespace, audio: Path) -> list[str | Path]:

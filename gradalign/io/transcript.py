@@ -25,7 +25,8 @@ def read_transcript(path: Path) -> str:
     if path.suffix.lower() in (".textgrid", ".json", ".ctm", ".srt", ".vtt", ".eaf", ".docx", ".rtf", ".pdf"):
         raise FormatError(f"{path} is not plain text; {expected}")
     text = read_text(path)
+    # HTK's labels are named .lab as well; no one says numbers of five digits and a word in every line.
     rows = [row for row in text.splitlines() if row.strip()]
-    if rows and all(re.match(r"\s*\d+\s+\d+\s+\S", row) for row in rows):  # HTK's, which are named .lab as well
+    if rows and all(re.match(r"\s*\d+\s+\d{5,}\s+[^\s\d]", row) for row in rows):
         raise FormatError(f"{path} holds labels with their times; {expected}")
     return text
