@@ -87,11 +87,15 @@ def test_the_first_label_has_no_history_to_leave_out(tiny_bundle, labels, kept):
     _close(decoder_cotangents(tiny_bundle.network, kept, zero, Windows(zero, N_ENCODER)), exact)
 
 
+@pytest.mark.parametrize("short", [0, 32])
 @pytest.mark.parametrize(
     ("positions", "depth"),
     [("relative", -1), ("relative", 0), ("relative", 1), ("relative", 2), ("both", -1), ("none", -1)],
 )
-def test_whole_windows_give_the_jacobian_at_every_leaf(tiny_bundle, features, labels, positions, depth):
+def test_whole_windows_give_the_jacobian_at_every_leaf(
+    tiny_bundle, features, labels, monkeypatch, positions, depth, short
+):
+    monkeypatch.setattr("gradalign.nn.pullback.SHORT", short)  # both ways to reckon with distances
     network = tiny_bundle.network
     if positions != "relative":
         graph, state = nnx.split(AED(replace(network.config, positions=positions), rngs=nnx.Rngs(3)))

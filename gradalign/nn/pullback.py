@@ -18,6 +18,9 @@ from gradalign.nn.layers import Attention, FeedForward, LayerNorm, Linear, depth
 STEM_REACH = 3
 """Feature frames before an encoder frame's first one that the stem looks at: a window's gradients begin there."""
 
+SHORT = 32
+"""Encoder frames of windows that are short to self-attention."""
+
 
 class NormKept(NamedTuple):
     """Of a layer norm: the normed input, and the inverse of its standard deviation."""
@@ -206,11 +209,8 @@ def _pull_self_attention(
     by_attended = pull_linear(module.out, g).reshape(kept.attended.shape)
     by_logits = _by_logits(kept, memory.value, weights, by_attended)
     by_value = jnp.einsum("lhqk,lqhd->lkhd", weights, by_attended)
-    by_query = jnp.einsum("lhqk,lkhd->lqhd", by_logits, memory.key)
-    query = kept.query
-    if module.content_bias is not None:
-        query = query + module.content_bias[...][None, None]
-        by_query = by_query + _pull_codes(module, by_logits)
+    by_query = _pull_query(module, by_logits, memory.key)
+    query = kept.query if module.content_bias is None else kept.query + module.content_bias[...][None, None]
     by_key = jnp.einsum("lhqk,lqhd->lkhd", by_logits, query)
     together = jnp.concatenate([part.reshape(g.shape) for part in (by_query, by_key, by_value)], axis=-1)
     kernel = jnp.concatenate([linear.kernel[...].T for linear in (module.query, module.key, module.value)])
@@ -234,24 +234,34 @@ def _by_logits(
     return weights * (by_weights - mean[..., None]) / np.float32(np.sqrt(value.shape[-1]))
 
 
-def _pull_codes(
-    module: Attention, by_logits: Float[Array, "labels heads n n"]
+def _pull_query(
+    module: Attention, by_logits: Float[Array, "labels heads n n"], key: Float[Array, "labels n heads head_dim"]
 ) -> Float[Array, "labels n heads head_dim"]:
-    """Gradient by the queries from the codes of their distances to the keys.
+    """Gradient by the queries, from the keys and, in relative attention, from the codes of the distances to them.
 
-    The sines and cosines of ``i - k`` are those of ``k``, turned by ``i``: so sums over keys come first, as one matrix
-    product with n rows of codes, and no array has an axis of all distances.
+    In a short window each query has its own rows of codes. In a longer one these would be too many; there the sines and
+    cosines of ``i - k`` are those of ``k``, turned by ``i``: so sums over keys come first, as one matrix product with n
+    rows of keys and codes, and no array has an axis of all distances.
     """
-    assert module.position is not None, "asked for of relative attention only"
+    if module.position is None:
+        return jnp.einsum("lhqk,lkhd->lqhd", by_logits, key)
+    n, head_dim = by_logits.shape[2], key.shape[-1]
+    if n <= SHORT:
+        row = n - 1 - np.arange(n)[:, None] + np.arange(n)[None, :]
+        by_code = jnp.einsum("lhqk,qkhd->lqhd", by_logits, module.codes(n)[row])
+        return by_code + jnp.einsum("lhqk,lkhd->lqhd", by_logits, key)
     kernel = module.position.kernel[...]
     dim = kernel.shape[0]
-    codes = sinusoids(jnp.arange(by_logits.shape[2], dtype=jnp.float32), dim)
-    sums = jnp.einsum("lhqk,kc->lhqc", by_logits, codes)
+    codes = sinusoids(jnp.arange(n, dtype=jnp.float32), dim)
+    codes_too = jnp.concatenate([key, jnp.broadcast_to(codes[None, :, None], (*key.shape[:-1], dim))], axis=-1)
+    by_key_and_code = jnp.einsum("lhqk,lkhc->lhqc", by_logits, codes_too)
+    by_key, sums = by_key_and_code[..., :head_dim], by_key_and_code[..., head_dim:]
     sine, cosine = jnp.split(codes[None, None], 2, axis=-1)
     by_sine, by_cosine = jnp.split(sums, 2, axis=-1)
     turned = jnp.concatenate([sine * by_cosine - cosine * by_sine, cosine * by_cosine + sine * by_sine], axis=-1)
     kernel = kernel.reshape(dim, module.heads, -1)
-    return jnp.einsum("lhqc,chd->lqhd", turned.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+    by_code = jnp.einsum("lhqc,chd->lqhd", turned.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(by_key, 1, 2) + by_code
 
 
 def keep_decoder_layer(
