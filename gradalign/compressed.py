@@ -38,8 +38,8 @@ PROBES = 1
 """Random combinations that are pulled back in full."""
 UNSURE = 1.0
 """Value of `Compressed.missed` above which the result is not to be used."""
-CHUNK = 50
-"""Labels pulled back together, at most: 350 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
+CHUNK = 100
+"""Labels pulled back together, at most: 700 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
 and of more a larger part is padding."""
 
 

@@ -15,8 +15,11 @@ from gradalign.calibration import CLASSES
 from gradalign.manifest import Utterance
 from gradalign.synth.augment import noise
 
-PAUSES = 0.25
+PAUSES = 0.125
 """How often there is a pause before a word."""
+
+CLEAN = 1 / 3
+"""How often no noise is put under the speech."""
 
 HESITATIONS = 0.06
 """How often a vowel is drawn out."""
@@ -61,9 +64,10 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
     """Synthetic speech with what it lacks: hesitation, loud and soft words, pauses, and the noise of every recording.
 
     One vowel of seventeen is drawn out 1.5 to 5 times, to 0.7 s at most. Each word becomes up to 8 dB louder or
-    softer. Up to a second is put before and after them all, and before one word of four. One pause of three holds a
+    softer. Up to a second is put before and after them all, and before one word of eight. One pause of three holds a
     sound that is no speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe, laugh and
-    knock. Then pink or white noise lies under all of it, 8 to 40 dB below the speech. All times stay exact.
+    knock. Then pink or white noise lies under two utterances of three, 8 to 40 dB below the speech. All times stay
+    exact.
 
     Args:
         utterance: Speech that is not all zero.
@@ -74,6 +78,8 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
     uneven = slower._replace(samples=_uneven(slower, rng, sample_rate))
     longer = _with_pauses(uneven, rng, sample_rate)
     kind = ("pink", "white")[int(rng.integers(2))]
+    if rng.random() < CLEAN:
+        return longer
     return longer._replace(samples=noise(longer.samples, float(rng.uniform(8.0, 40.0)), kind, rng))
 
 
