@@ -58,7 +58,20 @@ def warnings_about(recording: Path) -> Iterator[None]:
     Args:
         recording: What is worked on.
     """
-    log, handler = logging.getLogger("gradalign"), _Saying(recording)
+    with _handled(_Saying(recording)):
+        yield
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Say nothing of the warnings that the package logs inside."""
+    with _handled(logging.NullHandler()):
+        yield
+
+
+@contextmanager
+def _handled(handler: logging.Handler) -> Iterator[None]:
+    log = logging.getLogger("gradalign")
     log.addHandler(handler)
     try:
         yield

@@ -1,6 +1,7 @@
 """The lines that only a terminal sees, and those of a long run; what commands print is in test_cli.py."""
 
 import io
+import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,3 +73,12 @@ def test_progress_elsewhere_is_a_line_now_and_then(capsys):
 def test_progress_is_silent_when_quiet(screen):
     assert list(terminal.progress(iter(OUTCOMES), 3, quiet=True)) == OUTCOMES
     assert screen.getvalue() == ""
+
+
+def test_warnings_are_left_unsaid_inside_only(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of the tests would take what is logged
+    log = logging.getLogger("gradalign.readout")
+    with terminal.without_warnings():
+        log.warning("inside")
+    log.warning("outside")
+    assert capsys.readouterr().err == "outside\n"
