@@ -68,6 +68,14 @@ def test_a_few_recordings_leave_the_classifier_of_frames_as_it_is(run_command, r
     assert run_command("align", "rec.wav", "the cat", "--model", "tiny", "--calibration", "mine.json")[0] == 0
 
 
+def test_a_model_with_the_calibration_of_another_is_described_all_the_same(run_command):
+    calibration.save({}, "tiny/calibration.json", about="", network="another")
+    status, out, _ = run_command("info", "tiny")
+    assert status == 0
+    assert "calibrated  no: tiny/calibration.json: no calibration for this model" in out
+    assert "labels      39: AA" in out
+
+
 def test_weights_and_classifier_are_learnt_from_different_recordings(run_command, monkeypatch):
     monkeypatch.setattr("gradalign.calibrate.FEWEST", 1)
     seen = []

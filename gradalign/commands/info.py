@@ -3,6 +3,7 @@
 import argparse
 
 from gradalign.cache import prepare_jax
+from gradalign.errors import FormatError
 
 
 def run(args: argparse.Namespace) -> int:
@@ -12,7 +13,13 @@ def run(args: argparse.Namespace) -> int:
 
     from gradalign import bundle as bundles
 
-    bundle = bundles.load(args.model)
+    try:
+        bundle = bundles.load(args.model)
+        calibrated = bundle.calibrated_on or "no: gradalign calibrate does it"
+    except FormatError as error:
+        # What it has learnt from times may be of other parameters; the model itself can be described all the same.
+        bundle = bundles.load(args.model, calibrated=False)
+        calibrated = f"no: {error}"
     config, features = bundle.network.config, bundle.features
     rows = {
         "model": bundle.name,
@@ -23,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         "features": f"{features.n_mels} log-mel bands of {features.sample_rate} Hz sound",
         "frames": f"{1000 * bundle.grid.hop_s:g} ms; of the encoder {1000 * bundle.encoder_grid.hop_s:g} ms",
         "longest": f"{bundle.max_duration_s:g} s in one piece",
-        "calibrated": bundle.calibrated_on or "no: gradalign calibrate does it",
+        "calibrated": calibrated,
         "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),
         "labels": f"{len(bundle.labels)}: {' '.join(bundle.labels)}",
         "time order": bundle.time_order or 'not inspected; see "gradalign inspect"',
