@@ -41,6 +41,8 @@ UNSURE = 1.0
 CHUNK = 100
 """Labels pulled back together, at most: 700 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
 and of more a larger part is padding."""
+ROWS = 1250
+"""Encoder frames of all their windows, at most: wide windows would take more memory, and hardly less time."""
 
 
 class Compressed(NamedTuple):
@@ -173,6 +175,7 @@ def _in_windows(
 ) -> AtLeaves:
     """The gradient of each label at each leaf, in its window."""
     # As many chunks as it takes, all of one size; of an even one, which the stem may divide.
+    chunk = min(chunk, max(ROWS // windows.length, 1))
     n_chunks = -(-len(labels) // chunk)
     chunk = -(-len(labels) // (2 * n_chunks)) * 2
 
