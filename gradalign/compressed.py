@@ -42,7 +42,7 @@ CHUNK = 100
 """Labels pulled back together, at most: 700 rows of a matrix product in the narrow windows. Fewer are slower on a CPU,
 and of more a larger part is padding."""
 ROWS = 1250
-"""Encoder frames of all their windows, at most: wide windows would take more memory, and hardly less time."""
+"""Encoder frames of all their windows, at most: wide windows would take more memory, for little less time."""
 
 
 class Compressed(NamedTuple):
