@@ -33,7 +33,7 @@ from gradalign.transcript import Transcript
 WHOLE_S = 30.0
 """The most that is aligned in one piece whatever the model takes: memory grows with the square of the length."""
 
-_MAPS = 12_000
+_MAPS = 8_000
 """Memory maps above which programs are dropped where recordings come in order of length; see `drop_programs`."""
 
 _log = logging.getLogger(__name__)
