@@ -227,7 +227,8 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
             padded = pad(features, labels)
             narrow, exact = windowed_matrix(graph, state, *padded), exact_matrix(graph, state, *padded)
             unsure += float(narrow.missed) > UNSURE
-            tries = (windowed_matrix(graph, state, *padded, width=width) for width in WIDTHS)
+            wider = (windowed_matrix(graph, state, *padded, width=width) for width in WIDTHS[1:])
+            tries = itertools.chain([narrow], wider)
             trusted = next((found.fine[0] for found in tries if float(found.missed) <= UNSURE), exact)
             matrices = {"exact": exact, "compressed": trusted, "narrow": narrow.fine[0]}
             for name, matrix in matrices.items():
