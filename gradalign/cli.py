@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from gradalign._types import Method, Precision
+from gradalign._types import LoadedPrecision, Method
 from gradalign.commands import align, calibrate, evaluate, info, inspect, plot, recognise, synth, train
 from gradalign.errors import GradalignError
 from gradalign.output import Format
@@ -250,9 +250,9 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--precision",
-        choices=get_args(Precision),
-        default="float32",
-        help="what the network computes in (default: %(default)s); bfloat16 suits devices that are faster with it",
+        choices=get_args(LoadedPrecision),
+        help="what the network computes in: float32; mixed, where gradients in windows are multiplied in bfloat16 "
+        "(default on CPUs with AMX, which are faster with it); or bfloat16, for devices that are faster with that",
     )
     command.add_argument("--channel", type=int, metavar="N", help="channel to align, from 0 (default: mean of all)")
     command.add_argument("--overwrite", action="store_true", help="replace outputs that are there already")

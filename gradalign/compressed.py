@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gradalign.evidence import ctc_scores, percentile_of
@@ -85,7 +86,8 @@ def windowed_saliency(
     not on the padded one, and hardly on the number of leaves.
 
     Args:
-        network: The network; its CTC head makes the coarse alignment.
+        network: The network; its CTC head makes the coarse alignment, and ``windows_in`` says what gradients are
+            multiplied in.
         features: Log-mel frames.
         labels: Ids, all > 0; 0 past the end of the transcript.
         n_frames: Real feature frames.
@@ -107,6 +109,7 @@ def windowed_saliency(
     width = min(width, n_encoder)
     n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
+    network = _multiplying(network)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     starts = jnp.clip(centres - width // 2, 0, jnp.maximum(real_encoder - width, 0))
     windowed = _in_windows(network, kept, labels, Windows(starts, width), depths, chunk, history)
@@ -155,6 +158,24 @@ def windowed_saliency(
         coarse = by_leaf[:, 0]
         missed.append(missing[0])
     return Compressed(fine, coarse, jnp.where(found, missed[0], jnp.inf), centres)
+
+
+def _multiplying(network: AED) -> AED:
+    """The network with the kernels that gradients are multiplied with in what `AED.windows_in` says.
+
+    What comes out of a product stays float32. Rounding moves a gradient by far less than what windows leave out.
+    """
+    if network.windows_in == "float32":
+        return network
+    graph, state = nnx.split(network)
+    # Codes of distances are no gradients: they are as they were in the forward pass.
+    filled = [
+        (key, variable.replace(variable[...].astype(network.windows_in)))
+        if key[-1] == "kernel" and "position" not in key
+        else (key, variable)
+        for key, variable in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _in_bands(x: Float[Array, "*rows dim"], bands: int) -> Float[Array, "bands *rows width"]:
@@ -240,7 +261,7 @@ def exact_saliency(
     *,
     depth: int = FEATURES_LEAF,
     reduce: Reduction = "l2",
-    budget_bytes: int = 1 << 28,
+    budget_bytes: int = 1 << 25,
 ) -> Float[Array, "labels leaf_frames"]:
     """`gradalign.saliency` of the network's label log-probabilities, to rounding.
 
@@ -254,7 +275,7 @@ def exact_saliency(
         n_frames: Real feature frames.
         depth: The leaf, as in `windowed_saliency`.
         reduce: As in `gradalign.saliency`.
-        budget_bytes: Memory that one chunk of labels may take, about.
+        budget_bytes: Memory that one chunk of labels may take, about. More than the caches of a CPU hold is slower.
     """
     kept = teacher_forced(network, features, labels, n_frames)
     leaf = network.to_depth(features, depth, n_frames)

@@ -59,6 +59,25 @@ def test_half_precision_is_half_the_size_and_close(tiny_bundle, folder, tmp_path
         np.testing.assert_allclose(after[key], value, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("precision", "fast", "kernels", "windows"),
+    [
+        (None, True, "float32", "bfloat16"),
+        (None, False, "float32", "float32"),
+        ("float32", True, "float32", "float32"),
+        ("mixed", False, "float32", "bfloat16"),
+        ("bfloat16", True, "bfloat16", "float32"),
+    ],
+)
+def test_windows_are_in_bfloat16_where_that_is_faster_or_asked_for(
+    folder, monkeypatch, precision, fast: bool, kernels, windows
+):
+    monkeypatch.setattr("gradalign.bundle.fast_bfloat16", lambda: fast)
+    network = load(folder, precision=precision).network
+    assert network.windows_in == windows
+    assert network.ctc_head.kernel[...].dtype == kernels
+
+
 def test_a_loaded_network_computes_what_the_saved_one_does(tiny_bundle, folder, rng):
     features = jax.numpy.asarray(rng.normal(size=(8, 20)), np.float32)
     found, expected = (b.network.encode(features)[0] for b in (load(str(folder)), tiny_bundle))

@@ -40,6 +40,16 @@ def test_windows_as_long_as_the_utterance_are_exact(tiny_bundle, utterance, exac
     assert float(found.missed) < 1e-6
 
 
+def test_mixed_precision_moves_gradients_in_windows_by_rounding_alone(tiny_bundle, utterance, exact, monkeypatch):
+    full = _found(tiny_bundle, utterance, width=20, history=8).fine[0]
+    monkeypatch.setattr(tiny_bundle.network, "windows_in", "bfloat16")
+    half = _found(tiny_bundle, utterance, width=20, history=8)
+    assert half.fine.dtype == jnp.float32
+    rounding = np.abs(half.fine[0] - full)[:N_LABELS].max() / exact[:N_LABELS].max()
+    assert 1e-6 < rounding < 2e-2
+    assert float(half.missed) < 1e-3
+
+
 @pytest.mark.parametrize(
     ("reduce", "depth", "budget"), [("l2", -1, 1 << 28), ("l1", 0, 1), ("grad_x_input", -1, 60_000)]
 )

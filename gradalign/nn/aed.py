@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from gradalign._types import Precision
 from gradalign.nn.config import AEDConfig
 from gradalign.nn.decoder import AttentionDecoder
 from gradalign.nn.encoder import ConformerEncoder, EncoderTrace
@@ -84,10 +85,14 @@ class AED(nnx.Module):
 
     ``n_frames`` is the number of real feature frames where ``features`` is padded (default: all).
     Padding changes no output at a real position.
+
+    Attributes:
+        windows_in: What gradients in windows are multiplied in, "float32" or "bfloat16"; see `gradalign.compressed`.
     """
 
     def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
         self.config = config
+        self.windows_in: Precision = "float32"
         self.encoder = ConformerEncoder(config, rngs=rngs)
         self.decoder = AttentionDecoder(config, rngs=rngs)
         self.ctc_head = Linear(config.dim, config.vocabulary, rngs=rngs)
