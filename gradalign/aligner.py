@@ -14,7 +14,7 @@ from gradalign._types import Method, Seconds
 from gradalign.alignment import Alignment
 from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS, bucket, pad
 from gradalign.bundle import Bundle
-from gradalign.cache import drop_programs
+from gradalign.cache import MAPS_IN_ORDER, drop_programs
 from gradalign.clock import part
 from gradalign.errors import AlignmentError
 from gradalign.features import log_mel_padded
@@ -32,9 +32,6 @@ from gradalign.transcript import Transcript
 
 WHOLE_S = 30.0
 """The most that is aligned in one piece whatever the model takes: memory grows with the square of the length."""
-
-_MAPS = 8_000
-"""Memory maps above which programs are dropped where recordings come in order of length; see `drop_programs`."""
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +193,7 @@ def _aligned_in_stretches(
     inside_of = {stretch: part_of(transcript, *stretch.words) for stretch in cut}
     # By padded shape, so that programs for one shape are done with before others take their place.
     for stretch in sorted(cut, key=lambda stretch: _shape(stretch, inside_of[stretch])):
-        drop_programs(most=_MAPS)
+        drop_programs(most=MAPS_IN_ORDER)
         begin, end = stretch.frames
         inside = inside_of[stretch]
         found = None

@@ -155,6 +155,9 @@ _lock = RLock()
 MAPS = 30_000
 """Memory maps above which programs are dropped: those of some 30 shapes, 3 GB."""
 
+MAPS_IN_ORDER = 8_000
+"""The same where recordings come in order of length, and a shape that is done with does not come again."""
+
 
 def drop_programs(most: int = MAPS) -> None:
     """Drop the half of all `by_shape` programs that was not used for longest, if they hold too much.

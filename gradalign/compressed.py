@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gradalign.evidence import ctc_scores, percentile_of
 from gradalign.gradients import Reduction, norm, reduced
@@ -107,7 +107,6 @@ def windowed_saliency(
     kept = teacher_forced(network, features, labels, n_frames) if kept is None else kept
     n_encoder = kept.encoded.shape[0]
     width = min(width, n_encoder)
-    n_labels, real = (labels > 0).sum(), labels > 0
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
     network = _multiplying(network)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
@@ -115,49 +114,72 @@ def windowed_saliency(
     windowed = _in_windows(network, kept, labels, Windows(starts, width), depths, chunk, history)
     lowest = windowed.deeper[0] if windowed.features is None else windowed.features
     strength = jnp.sqrt(jnp.square(norm(lowest)).sum(axis=1))
-    # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
-    # would drown them.
-    usual = percentile_of(strength, 50.0, real)
-    weights = jnp.where(real, 1.0 / jnp.maximum(jnp.maximum(strength, usual), 1e-30), 0.0)[:, None] * _signs(
-        len(labels), probes
-    )
-    cotangents = decoder_pull_back(network, kept, weights.T)
-    whole = encoder_cotangents(network, kept, cotangents, None, depths=depths)
-    count = jnp.maximum(n_labels, 1)
-
-    def spread_out(
-        inside: Float[Array, "labels window dim"],
-        full: Float[Array, "probes rows dim"],
-        bands: int,
-        stride: int,
-        margin: int,
-    ) -> tuple[Float[Array, "sizes labels frames"], Float[Array, ""]]:
-        """Sizes at a leaf and in bands of its axis, in all frames, and what the windows miss."""
-        combined = jnp.zeros((probes, n_encoder * stride + margin, full.shape[2]))
-        combined, _ = jax.lax.scan(_add, combined, (weights, starts * stride, inside))
-        squares = jnp.square(full[:, margin:] - combined[:, margin:]).mean(axis=0) / count
-        sizes, missed = norm(_in_bands(inside, bands)), _in_bands(squares, bands).sum(-1)
-        if bands:
-            sizes = jnp.concatenate([norm(sizes.transpose(1, 2, 0))[None], sizes])
-            missed = jnp.concatenate([missed.sum(0, keepdims=True), missed])
-        first = starts * stride - margin
-        rows = jax.vmap(lambda sizes, missed: _spread(sizes, strength, first, jnp.sqrt(missed)))(sizes, missed)
-        return rows, missed[0].sum()
-
+    weights = _weights(strength, labels > 0, probes)
+    whole = encoder_cotangents(network, kept, decoder_pull_back(network, kept, weights.T), None, depths=depths)
+    told = _Told(strength, weights, starts, jnp.maximum((labels > 0).sum(), 1), n_encoder)
     fine, missed = jnp.zeros((0, len(labels), len(features))), []
     if windowed.features is not None and whole.features is not None:
         stride = network.config.subsampling
-        fine, found_missing = spread_out(windowed.features, whole.features, bands, stride, STEM_REACH)
+        fine, missing = _spread_out(told, windowed.features, whole.features, bands, stride, STEM_REACH)
         fine = fine[:, :, : len(features)]
-        missed.append(found_missing)
+        missed.append(missing)
     coarse = jnp.zeros((0, len(labels), n_encoder))
     if len(windowed.deeper):
-        by_leaf, missing = jax.vmap(lambda inside, full: spread_out(inside, full, 0, 1, 0))(
+        by_leaf, missing = jax.vmap(lambda inside, full: _spread_out(told, inside, full, 0, 1, 0))(
             windowed.deeper, whole.deeper
         )
         coarse = by_leaf[:, 0]
         missed.append(missing[0])
     return Compressed(fine, coarse, jnp.where(found, missed[0], jnp.inf), centres)
+
+
+class _Told(NamedTuple):
+    """What is known of the labels at every leaf."""
+
+    strength: Float[Array, " labels"]
+    weights: Float[Array, "labels probes"]
+    starts: Int[Array, " labels"]
+    n_labels: Int[Array, ""]
+    n_encoder: int
+
+
+def _weights(strength: Float[Array, " labels"], real: Bool[Array, " labels"], probes: int) -> Array:
+    """Of each label in each random combination: plus or minus one, for gradients as strong as each other."""
+    # A label of which the model is certain has a gradient that is small and everywhere: as strong as the others it
+    # would drown them.
+    usual = percentile_of(strength, 50.0, real)
+    scale = jnp.where(real, 1.0 / jnp.maximum(jnp.maximum(strength, usual), 1e-30), 0.0)
+    return scale[:, None] * _signs(len(strength), probes)
+
+
+def _spread_out(
+    told: _Told,
+    inside: Float[Array, "labels window dim"],
+    full: Float[Array, "probes rows dim"],
+    bands: int,
+    stride: int,
+    margin: int,
+) -> tuple[Float[Array, "sizes labels frames"], Float[Array, ""]]:
+    """Sizes at a leaf and in bands of its axis, in all frames, and what the windows miss.
+
+    Args:
+        told: Of the labels.
+        inside: Gradients in the windows.
+        full: Gradients of the combinations.
+        bands: Parts of the leaf's axis.
+        stride: Frames of the leaf an encoder frame.
+        margin: Frames before the first encoder frame's that windows begin with.
+    """
+    combined = jnp.zeros((len(full), told.n_encoder * stride + margin, full.shape[2]))
+    combined, _ = jax.lax.scan(_add, combined, (told.weights, told.starts * stride, inside))
+    squares = jnp.square(full[:, margin:] - combined[:, margin:]).mean(axis=0) / told.n_labels
+    sizes, missed = norm(_in_bands(inside, bands)), _in_bands(squares, bands).sum(-1)
+    if bands:
+        sizes = jnp.concatenate([norm(sizes.transpose(1, 2, 0))[None], sizes])
+        missed = jnp.concatenate([missed.sum(0, keepdims=True), missed])
+    first = told.starts * stride - margin
+    rows = jax.vmap(lambda sizes, missed: _spread(sizes, told.strength, first, jnp.sqrt(missed)))(sizes, missed)
+    return rows, missed[0].sum()
 
 
 def _multiplying(network: AED) -> AED:

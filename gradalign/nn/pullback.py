@@ -253,11 +253,10 @@ def _pull_query(
     kernel = module.position.kernel[...]
     dim = kernel.shape[0]
     codes = sinusoids(jnp.arange(n, dtype=jnp.float32), dim)
-    codes_too = jnp.concatenate([key, jnp.broadcast_to(codes[None, :, None], (*key.shape[:-1], dim))], axis=-1)
-    by_key_and_code = jnp.einsum("lhqk,lkhc->lhqc", by_logits, codes_too)
-    by_key, sums = by_key_and_code[..., :head_dim], by_key_and_code[..., head_dim:]
+    keys_and_codes = jnp.concatenate([key, jnp.broadcast_to(codes[None, :, None], (*key.shape[:-1], dim))], axis=-1)
+    sums = jnp.einsum("lhqk,lkhc->lhqc", by_logits, keys_and_codes)
+    by_key, by_sine, by_cosine = jnp.split(sums, (head_dim, head_dim + dim // 2), axis=-1)
     sine, cosine = jnp.split(codes[None, None], 2, axis=-1)
-    by_sine, by_cosine = jnp.split(sums, 2, axis=-1)
     turned = jnp.concatenate([sine * by_cosine - cosine * by_sine, cosine * by_cosine + sine * by_sine], axis=-1)
     kernel = kernel.reshape(dim, module.heads, -1)
     by_code = jnp.einsum("lhqc,chd->lqhd", turned.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
