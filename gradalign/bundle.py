@@ -140,8 +140,8 @@ def load(
         calibrated: Whether to read what it has learnt from times, too; without, it can be learnt anew.
         calibration: A file of that in place of the model's own.
         precision: What it computes in. By default "mixed" where `gradalign.device.fast_bfloat16` holds, else "float32":
-            "mixed" takes the matrix products of gradients in windows in bfloat16, which changes them by a third of a
-            percent, and all else in float32. "bfloat16" takes all products in it, for devices that are faster with it;
+            "mixed" takes the matrix products of gradients in windows in bfloat16 and all else in float32, which
+            moves boundaries by next to nothing. "bfloat16" takes all products in it, for devices that are faster with it;
             CPUs are slower.
 
     Raises:
