@@ -1,7 +1,7 @@
 """Speech whose times are known, and what it lacks if a synthesiser made it."""
 
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import librosa
@@ -20,6 +20,9 @@ PAUSES = 0.125
 
 CLEAN = 1 / 3
 """How often no noise is put under the speech."""
+
+FADES = 2 / 3
+"""How often what is said fades before a pause."""
 
 HESITATIONS = 0.06
 """How often a vowel is drawn out."""
@@ -64,10 +67,11 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
     """Synthetic speech with what it lacks: hesitation, loud and soft words, pauses, and the noise of every recording.
 
     One vowel of seventeen is drawn out 1.5 to 5 times, to 0.7 s at most. Each word becomes up to 8 dB louder or
-    softer. Up to a second is put before and after them all, and before one word of eight. One pause of three holds a
-    sound that is no speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe, laugh and
-    knock. Then pink or white noise lies under two utterances of three, 8 to 40 dB below the speech. All times stay
-    exact.
+    softer. Up to a second is put before and after them all, and before one word of eight. Two times of three the last
+    40 to 250 ms before it fade by 5 to 30 dB: people run out of breath, where synthesisers stop. One pause of three
+    holds a sound that is no speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe,
+    laugh and knock. Then pink or white noise lies under two utterances of three, 8 to 40 dB below the speech. All
+    times stay exact.
 
     Args:
         utterance: Speech that is not all zero.
@@ -125,7 +129,8 @@ def _uneven(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: in
 def _with_pauses(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: int) -> TimedUtterance:
     """The utterance with pauses before and after it, and before some of its words."""
     cuts = [w.start for w in utterance.words[1:] if w.start > 0 and rng.random() < PAUSES]
-    parts = np.split(utterance.samples, [round(cut * sample_rate) for cut in cuts])
+    starts = [round(cut * sample_rate) for cut in cuts]
+    parts = np.split(_fading(utterance, starts, rng, sample_rate), starts)
     loudness = float(np.sqrt(np.square(utterance.samples).mean()))
     gaps = [_pause(round(gap * sample_rate), loudness, rng) for gap in rng.uniform(0.0, 1.0, size=len(parts) + 1)]
     samples = np.concatenate([x for gap, part in zip(gaps, parts, strict=False) for x in (gap, part)] + gaps[-1:])
@@ -139,6 +144,23 @@ def _with_pauses(utterance: TimedUtterance, rng: np.random.Generator, sample_rat
         return tuple(found)
 
     return TimedUtterance(samples, utterance.text, late(utterance.phones), late(utterance.words))
+
+
+def _fading(
+    utterance: TimedUtterance, cuts: list[int], rng: np.random.Generator, sample_rate: int
+) -> Float[np.ndarray, " samples"]:
+    """The samples, some of which fade to the end of the last word before a cut, and to that of the last word of all."""
+    samples = np.array(utterance.samples, np.float32)
+    for first, cut in pairwise((0, *cuts, len(samples))):
+        ends = [round(w.end * sample_rate) for w in utterance.words if round(w.start * sample_rate) < cut]
+        length, depth = round(rng.uniform(0.04, 0.25) * sample_rate), rng.uniform(5.0, 30.0)
+        if rng.random() < FADES:
+            end = min(max(ends), cut)
+            begin = max(end - length, first)
+            # What follows the word, a room's echo for example, stays as much softer.
+            decibels = np.interp(np.arange(begin, cut), [begin, end], [0.0, -depth])
+            samples[begin:cut] *= 10 ** (decibels / 20)
+    return samples
 
 
 def _pause(length: int, loudness: float, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:

@@ -5,11 +5,12 @@ import pytest
 
 from gradalign import timed_speech
 from gradalign.alignment import Interval
-from gradalign.timed_speech import TimedUtterance, _hesitant, _uneven, _with_pauses, among_people
+from gradalign.timed_speech import TimedUtterance, _fading, _hesitant, _uneven, _with_pauses, among_people
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
+def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed, monkeypatch):
+    monkeypatch.setattr(timed_speech, "FADES", 0.0)
     rng = np.random.default_rng(seed)
     clean = 0.3 * rng.normal(size=16_000).astype(np.float32)
     phones = tuple(Interval(0.1 + 0.2 * n, 0.3 + 0.2 * n, "A") for n in range(4))
@@ -24,6 +25,22 @@ def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed):
         # Rounding to samples may move it by one; below a word made softer, noise is nearly as loud as the word.
         assert max(shifts) > 0.6
         assert -10 < 20 * np.log10(theirs.std() / ours.std()) < 10
+
+
+def test_words_before_a_pause_fade_to_their_ends(rng, monkeypatch):
+    monkeypatch.setattr(timed_speech, "FADES", 1.0)
+    clean = rng.normal(size=3 * 16_000).astype(np.float32)
+    words = tuple(Interval(start, start + 0.4, "aa") for start in (0.5, 1.0, 1.5, 2.0))
+    found = _fading(TimedUtterance(clean, "aa aa aa aa", words, words), [24_000], rng, 16_000)
+    gains = 20 * np.log10(found / clean)
+    # The word before the cut and the last one fade in at most 0.25 s; what follows them stays as soft.
+    for end, cut in ((1.4, 1.5), (2.4, 3.0)):
+        first, last, stop = (round(s * 16_000) for s in (end - 0.25, end, cut))
+        np.testing.assert_allclose(gains[first - 800 : first], 0.0, atol=1e-3)
+        assert np.all(np.diff(gains[first:last]) <= 1e-3)
+        assert -30.1 < gains[last] < -4.9
+        np.testing.assert_allclose(gains[last:stop], gains[last], atol=1e-3)
+    np.testing.assert_allclose(gains[24_000 : round(2.15 * 16_000)], 0.0, atol=1e-3)
 
 
 def test_words_become_louder_or_softer(rng):
@@ -65,6 +82,7 @@ def test_a_vowel_that_is_drawn_out_is_as_long_as_it_says(rng, monkeypatch):
 
 
 def test_pauses_move_what_comes_after_them(rng, monkeypatch):
+    monkeypatch.setattr(timed_speech, "FADES", 0.0)
     monkeypatch.setattr(timed_speech, "PAUSES", 1.0)
     clean = rng.normal(size=16_000).astype(np.float32)
     words = tuple(Interval(0.25 * n, 0.25 * (n + 1), "aa") for n in range(4))
