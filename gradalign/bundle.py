@@ -141,8 +141,8 @@ def load(
         calibration: A file of that in place of the model's own.
         precision: What it computes in. By default "mixed" where `gradalign.device.fast_bfloat16` holds, else "float32":
             "mixed" takes the matrix products of gradients in windows in bfloat16 and all else in float32, which
-            moves boundaries by next to nothing. "bfloat16" takes all products in it, for devices that are faster with it;
-            CPUs are slower.
+            moves boundaries by next to nothing. "bfloat16" takes all products in it, for devices that are faster with
+            it; CPUs are slower.
 
     Raises:
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
