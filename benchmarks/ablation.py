@@ -78,7 +78,9 @@ def main() -> int:
     prepare_jax()
     try:
         recordings = gathered(args, parser)
-        bundle = learnt(load(args.model), args.speech, args.utterances, args.seed)
+        bundle = learnt(
+            load(args.model, precision=args.precision or "float32"), args.speech, args.utterances, args.seed
+        )
     except GradalignError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

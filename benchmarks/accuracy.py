@@ -266,7 +266,7 @@ def main() -> int:
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")
     args = parser.parse_args()
     recordings = gathered(args, parser)
-    bundle = load(args.model)
+    bundle = load(args.model, precision=args.precision)
     print(f"Model {bundle.name}; calibrated on: {bundle.calibrated_on or 'nothing'}.")
     found = run(recordings, args.methods or _available(bundle), bundle, args.alignments)
     show(found["pooled"], found["failures"])

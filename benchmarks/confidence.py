@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the reliability of each group there (PNG, PDF or SVG)")
     args = parser.parse_args()
     recordings = gathered(args, parser)
-    bundle = load(args.model)
+    bundle = load(args.model, precision=args.precision)
     print(f"Model {bundle.name}, {args.method}; calibrated on: {bundle.calibrated_on or 'nothing'}.\n")
     groups = measured(recordings, bundle, cast(Method, args.method), args.seed)
     heads = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(BINS)]

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of noise and rooms")
     args = parser.parse_args()
     recordings = gathered(args, parser)
-    bundle = load(args.model)
+    bundle = load(args.model, precision=args.precision)
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, change in CHANGES.items():
         rng = np.random.default_rng(args.seed)

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
+from gradalign._types import LoadedPrecision
 from gradalign.alignment import Interval, Tier
-from gradalign.bundle import Bundle
+from gradalign.bundle import DEFAULT, Bundle
 from gradalign.errors import GradalignError
 
 HERE = Path(__file__).parent
@@ -76,9 +78,17 @@ def add_sources(parser: argparse.ArgumentParser, *, limit: int | None = None) ->
     parser.add_argument("--sets", nargs="+", help="only these sets of the manifest")
     parser.add_argument("--no-synthetic", action="store_true", help="leave the synthetic speech out")
     parser.add_argument("--voices", nargs="+", default=list(HELD_OUT_VOICES), help="synthetic voices")
-    parser.add_argument("--model", default="en-us", help="name or folder")
+    add_model(parser)
     parser.add_argument("--limit", type=int, default=limit, help="recordings a group (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write all measures here")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model, and what it computes in."""
+    parser.add_argument("--model", default=DEFAULT, help="name or folder (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=get_args(LoadedPrecision), help="as of gradalign align (default: the machine's)"
+    )
 
 
 def gathered(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Recording]:
@@ -105,6 +115,7 @@ def about(bundle: Bundle) -> dict[str, str]:
     return {
         "model": bundle.name,
         "calibrated_on": bundle.calibrated_on,
+        "windows_in": bundle.network.windows_in,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

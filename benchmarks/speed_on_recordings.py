@@ -1,10 +1,8 @@
-"""Sections of `speed.py` on recordings: boundaries, real-time factors, batches, long files, and new processes."""
+"""Sections of `speed.py` on recordings: boundaries, real-time factors, batches and long files."""
 
 import itertools
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,7 @@ import numpy as np
 from flax import nnx
 from peers import pocketsphinx_align
 from sources import Recording
-from timing import EXAMPLE, SIZES, Row, Section, exact_matrix, medians, speech, windowed_matrix
+from speed_shared import SIZES, Row, Section, exact_matrix, medians, speech, windowed_matrix
 
 from gradalign import audio, bundle, corpus, io
 from gradalign._types import LoadedPrecision, Method
@@ -93,7 +91,7 @@ def tse_section(model: bundle.Bundle, recordings: list[Recording], limit: int) -
 
 
 def precision_section(name: str, recordings: list[Recording], limit: int) -> Section:
-    """Word boundaries and time of methods with a network in bfloat16, against float32."""
+    """Word boundaries and time of methods with bfloat16, in windows only or everywhere, against float32."""
     chosen = recordings[:: max(len(recordings) // limit, 1)][:limit]
     rows: list[Row] = []
     found: dict[str, Any] = {}
@@ -238,12 +236,12 @@ def batch_section(model: bundle.Bundle, recordings: list[Recording], limit: int,
     return rows, measures | {"jobs": times}
 
 
-def long_section(name: str, recordings: list[Recording]) -> Section:
+def long_section(name: str, precision: LoadedPrecision | None, recordings: list[Recording]) -> Section:
     """Half an hour in one file, against the same speech in files of a minute: cost, peak memory, boundaries."""
     found: dict[str, dict[str, Any]] = {}
     for what, minutes in (("files of a minute", 1), ("one file", 30)):  # each in a process of its own, for its memory
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found[what] = pool.submit(_half_hour, name, recordings, minutes).result()
+            found[what] = pool.submit(_half_hour, name, precision, recordings, minutes).result()
     short, long = found.values()
     ratio, peak = long["seconds"] / short["seconds"], long["peak_gb"]
     rows: list[Row] = [
@@ -264,10 +262,12 @@ def _told_of(found: dict[str, Any]) -> str:
     )
 
 
-def _half_hour(name: str, recordings: list[Recording], minutes: int) -> dict[str, Any]:
+def _half_hour(
+    name: str, precision: LoadedPrecision | None, recordings: list[Recording], minutes: int
+) -> dict[str, Any]:
     """Half an hour of one group's recordings, end to end in files of so many minutes at most, aligned one by one."""
     prepare_jax()
-    model = bundle.load(name)
+    model = bundle.load(name, precision=precision)
     spoken = [r for r in recordings if r.group == recordings[0].group]
     sounds = [(r, audio.read(r.audio) if isinstance(r.audio, Path) else r.audio) for r in spoken]
     files: list[list[tuple[Recording, np.ndarray]]] = [[]]
@@ -296,30 +296,3 @@ def _half_hour(name: str, recordings: list[Recording], minutes: int) -> dict[str
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "tse_ms": Comparison.pooled(measured).tse_s * 1e3,
     }
-
-
-def startup_section(name: str) -> Section:
-    """Seconds of a new process that aligns 5 s of speech, with an empty compilation cache and a filled one."""
-    model = bundle.load(name)
-    with tempfile.TemporaryDirectory() as folder:
-        waveform = audio.read(EXAMPLE / "example.wav", sample_rate=model.features.sample_rate)
-        text = (EXAMPLE / "example.txt").read_text("utf-8")
-        repeat = max(round(5.0 * 16_000 / len(waveform)), 1)
-        import soundfile
-
-        soundfile.write(f"{folder}/five.wav", np.tile(waveform, repeat)[: 5 * 16_000], 16_000)
-        Path(f"{folder}/five.txt").write_text(" ".join([text.strip()] * repeat), "utf-8")
-        command = [sys.executable, "-m", "gradalign", "align", f"{folder}/five.wav", f"{folder}/five.txt"]
-        command += ["--model", name, "-o", f"{folder}/out.TextGrid", "--overwrite", "--quiet"]
-        environment = os.environ | {"GRADALIGN_CACHE": folder}
-        seconds = []
-        for _ in range(6):
-            started = time.perf_counter()
-            subprocess.run(command, check=True, env=environment)
-            seconds.append(time.perf_counter() - started)
-    cold, warm = seconds[0], statistics.median(seconds[1:])
-    rows: list[Row] = [
-        ("new process, 5 s file, empty cache", f"{cold:.1f} s", "<= 12 s", cold <= 12),
-        ("new process, 5 s file, filled cache", f"{warm:.1f} s", "<= 5 s", warm <= 5),
-    ]
-    return rows, {"cold": cold, "warm": warm}

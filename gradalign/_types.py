@@ -12,8 +12,8 @@ Precision = Literal["float32", "bfloat16"]
 """What a network computes in; norms, softmax and log-probabilities are float32 in any case."""
 
 LoadedPrecision = Literal["float32", "mixed", "bfloat16"]
-"""The same of a network that is only used: "mixed" is bfloat16 for the matrix products of gradients in windows, with
-sums in float32, and float32 for all else."""
+"""The same of a network that is only used: "mixed" is bfloat16 for the products with the network's kernels on the way
+back of gradients in windows, with sums in float32, and float32 for all else."""
 
 Method = Literal[
     "calibrated",

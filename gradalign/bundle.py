@@ -140,9 +140,9 @@ def load(
         calibrated: Whether to read what it has learnt from times, too; without, it can be learnt anew.
         calibration: A file of that in place of the model's own.
         precision: What it computes in. By default "mixed" where `gradalign.device.fast_bfloat16` holds, else "float32":
-            "mixed" takes the matrix products of gradients in windows in bfloat16 and all else in float32, which
-            moves boundaries by next to nothing. "bfloat16" takes all products in it, for devices that are faster with
-            it; CPUs are slower.
+            "mixed" takes the products with the network's kernels in bfloat16 on the way back of gradients in windows,
+            and all else in float32, which moves boundaries by next to nothing. "bfloat16" takes all products in it, for
+            devices that are faster with it; CPUs are slower.
 
     Raises:
         FormatError: If there is no such model, a file is unreadable or truncated, or parameters and
@@ -180,7 +180,7 @@ def load(
     params = folder / "params.safetensors"
     arrays = _read_params(params)
     network = _fill(network_config, arrays, params, "bfloat16" if precision == "bfloat16" else "float32")
-    network.windows_in = "bfloat16" if precision == "mixed" else "float32"
+    network.windows_in = "float32" if precision == "float32" else "bfloat16"
     card, own = folder / "card.md", folder / CALIBRATION
     text = card.read_text("utf-8") if card.is_file() else ""
     learnt, about = {}, ""

@@ -156,7 +156,8 @@ MAPS = 30_000
 """Memory maps above which programs are dropped: those of some 30 shapes, 3 GB."""
 
 MAPS_IN_ORDER = 8_000
-"""The same where recordings come in order of length, and a shape that is done with does not come again."""
+"""The same where recordings come in order of length: a shape that is done with does not come again, so that half an
+hour stays below 3 GB."""
 
 
 def drop_programs(most: int = MAPS) -> None:

@@ -86,8 +86,8 @@ def windowed_saliency(
     not on the padded one, and hardly on the number of leaves.
 
     Args:
-        network: The network; its CTC head makes the coarse alignment, and ``windows_in`` says what gradients are
-            multiplied in.
+        network: The network; its CTC head makes the coarse alignment, and ``windows_in`` says in what gradients are
+            multiplied with its kernels.
         features: Log-mel frames.
         labels: Ids, all > 0; 0 past the end of the transcript.
         n_frames: Real feature frames.
@@ -108,7 +108,7 @@ def windowed_saliency(
     n_encoder = kept.encoded.shape[0]
     width = min(width, n_encoder)
     centres, found = coarse_alignment(network, kept.encoded, labels, n_frames)
-    network = _multiplying(network)
+    network = _for_windows(network)
     real_encoder = -(-jnp.asarray(n_frames) // network.config.subsampling)
     starts = jnp.clip(centres - width // 2, 0, jnp.maximum(real_encoder - width, 0))
     windowed = _in_windows(network, kept, labels, Windows(starts, width), depths, chunk, history)
@@ -182,10 +182,11 @@ def _spread_out(
     return rows, missed[0].sum()
 
 
-def _multiplying(network: AED) -> AED:
+def _for_windows(network: AED) -> AED:
     """The network with the kernels that gradients are multiplied with in what `AED.windows_in` says.
 
-    What comes out of a product stays float32. Rounding moves a gradient by far less than what windows leave out.
+    Products of attention, which have no kernel, stay as they are, and what comes out of any product stays float32.
+    Rounding moves a gradient by far less than what windows leave out.
     """
     if network.windows_in == "float32":
         return network
@@ -283,7 +284,7 @@ def exact_saliency(
     *,
     depth: int = FEATURES_LEAF,
     reduce: Reduction = "l2",
-    budget_bytes: int = 1 << 25,
+    budget_bytes: int | None = None,
 ) -> Float[Array, "labels leaf_frames"]:
     """`gradalign.saliency` of the network's label log-probabilities, to rounding.
 
@@ -297,8 +298,11 @@ def exact_saliency(
         n_frames: Real feature frames.
         depth: The leaf, as in `windowed_saliency`.
         reduce: As in `gradalign.saliency`.
-        budget_bytes: Memory that one chunk of labels may take, about. More than the caches of a CPU hold is slower.
+        budget_bytes: Memory that one chunk of labels may take, about. By default 32 MB on CPUs, which are slower with
+            more than their caches hold, and 256 MB elsewhere.
     """
+    if budget_bytes is None:
+        budget_bytes = 1 << 25 if jax.default_backend() == "cpu" else 1 << 28
     kept = teacher_forced(network, features, labels, n_frames)
     leaf = network.to_depth(features, depth, n_frames)
     config, n_encoder = network.config, len(kept.encoded)

@@ -66,7 +66,7 @@ def test_half_precision_is_half_the_size_and_close(tiny_bundle, folder, tmp_path
         (None, False, "float32", "float32"),
         ("float32", True, "float32", "float32"),
         ("mixed", False, "float32", "bfloat16"),
-        ("bfloat16", True, "bfloat16", "float32"),
+        ("bfloat16", True, "bfloat16", "bfloat16"),
     ],
 )
 def test_windows_are_in_bfloat16_where_that_is_faster_or_asked_for(

@@ -97,6 +97,18 @@ def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundl
     assert float(found.missed) < 1e-5
 
 
+def test_mixed_precision_is_for_windows_alone(tiny_bundle, features, seen, names, monkeypatch):
+    monkeypatch.setattr("gradalign.readout.UNSURE", np.inf)
+    monkeypatch.setattr("gradalign.readout.worthwhile", lambda *_: True)
+    full = read_signals(tiny_bundle, features, LABELS)
+    monkeypatch.setattr(tiny_bundle.network, "windows_in", "bfloat16")
+    half = read_signals(tiny_bundle, features, LABELS)
+    for name, before, after in zip(names, full.scores, half.scores, strict=True):
+        changes = family(name) == "gradient"
+        assert np.array_equal(before, after) != changes, name
+    np.testing.assert_array_equal(read_signals(tiny_bundle, features, LABELS, exact=True).scores, seen.scores)
+
+
 def test_padding_changes_nothing(tiny_bundle, features):
     network, ids = tiny_bundle.network, jnp.asarray(tiny_bundle.ids(LABELS))
     plain = jax.jit(lambda x, ids: signals(network, x, ids))(features, ids)

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         from gradalign.calibrate import calibrate as learn
         from gradalign.timed_speech import among_people, read
 
-        bundle = load(args.model, calibrated=False)
+        # What is learnt must not depend on the machine it is learnt on.
+        bundle = load(args.model, calibrated=False, precision="float32")
         network = fingerprint(flat_params(bundle.network))
         timed, framed = ([read(utterance, bundle) for utterance in part] for part in (utterances, others))
         if not args.data:

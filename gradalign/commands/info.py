@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         "leaves": ", ".join(["features", "stem", *(f"block-{k + 1}" for k in range(config.encoder_layers)), "encoder"]),
         "labels": f"{len(bundle.labels)}: {' '.join(bundle.labels)}",
         "time order": bundle.time_order or 'not inspected; see "gradalign inspect"',
-        "runs on": jax.default_backend(),
+        "runs on": f"{jax.default_backend()}, gradients in windows multiplied in {bundle.network.windows_in}",
     }
     for name, value in rows.items():
         print(f"{name:<11} {value}")

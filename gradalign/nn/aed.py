@@ -87,7 +87,8 @@ class AED(nnx.Module):
     Padding changes no output at a real position.
 
     Attributes:
-        windows_in: What gradients in windows are multiplied in, "float32" or "bfloat16"; see `gradalign.compressed`.
+        windows_in: What gradients in windows are multiplied with the kernels in, "float32" or "bfloat16"; see
+            `gradalign.compressed`.
     """
 
     def __init__(self, config: AEDConfig, *, rngs: nnx.Rngs):
