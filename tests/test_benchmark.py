@@ -234,3 +234,28 @@ def test_words_of_aeneas_are_those_of_its_fragments(tmp_path: Path, monkeypatch:
         peers.aeneas_align(sources.Recording("b", "s", np.zeros(16_000, np.float32), "fail", ()))
     monkeypatch.setenv("PATH", "")
     assert "aeneas" not in peers.installed()
+
+
+def test_own_times_are_of_parts_between_pauses_whose_words_are_all_sure(monkeypatch: pytest.MonkeyPatch):
+    from gradalign.alignment import Alignment, Interval, Tier
+    from gradalign.manifest import Utterance
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    own_times = importlib.import_module("own_times")
+    spans = [
+        *((0.6, 0.8, "A", 0.99), (0.8, 1.0, "B", 0.99)),  # after a long silence, before a pause
+        *((1.3, 1.5, "C", 0.99), (1.52, 1.7, "D", 0.5)),  # unsure
+        *((2.0, 2.2, "A", 0.99), (2.25, 2.4, "B", 0.99)),  # up to the end of the recording
+    ]
+    words = tuple(Interval(start, end, label, confidence=sure) for start, end, label, sure in spans)
+    phones = tuple(Interval(start, end, label) for start, end, label, _ in spans)
+    alignment = Alignment(2.5, (Tier("words", words), Tier("phones", phones)))
+    utterance = Utterance(Path("x.wav"), "a b c d a b", "x", "who", "corpus", 2.5, start=10.0)
+    first, second = own_times.cut(utterance, alignment, 3.0, 0.9)
+    assert (first.text, second.text) == ("A B", "A B")
+    assert (first.start, first.duration) == pytest.approx((10.2, 0.95))
+    assert (second.start, second.duration) == pytest.approx((11.85, 0.65))
+    assert [(p.start, p.end) for p in first.phones] == [pytest.approx((0.4, 0.6)), pytest.approx((0.6, 0.8))]
+    assert [(w.start, w.end) for w in second.words] == [pytest.approx((0.15, 0.35)), pytest.approx((0.4, 0.55))]
+    assert not own_times.cut(utterance, alignment, 0.5, 0.9)  # both are longer
+    assert len(own_times.cut(utterance, alignment, 3.0, 0.4)) == 1  # one part holds all
