@@ -1,7 +1,7 @@
 """How far an alignment is from a reference: `compare` one recording, `Comparison.pooled` many."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -255,15 +255,40 @@ class Comparison:
         References:
             Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
         """
-        size = len(self.utterances)
-        if size < 2:
-            raise ValueError(f"a bootstrap over recordings needs at least 2 of them, got {size}; pool more")
-        if n < 1 or not 0 < level < 1:
-            raise ValueError(f"a bootstrap needs n > 0 and 0 < level < 1, got n={n} and level={level}")
-        draws = np.random.default_rng(seed).integers(size, size=(n, size))
-        values = [statistic(Comparison(tuple(self.utterances[i] for i in draw))) for draw in draws]
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return _interval([statistic(drawn) for (drawn,) in _resampled((self,), n, seed, level)], level)
+
+    def bootstrap_difference(
+        self,
+        other: "Comparison",
+        statistic: Callable[["Comparison"], float],
+        *,
+        n: int = 1000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> tuple[float, float]:
+        """As `bootstrap`, of how much larger a measure is here than in another comparison of the same recordings.
+
+        Each draw takes the same recordings from both, so that what is hard for both does not widen the interval. Where
+        it holds 0, the two cannot be told apart.
+
+        Args:
+            other: Of another hypothesis with the same references, recording by recording.
+            statistic: The measure.
+            n: As for `bootstrap`.
+            seed: As for `bootstrap`.
+            level: As for `bootstrap`.
+
+        Raises:
+            ValueError: As `bootstrap`, and if the recordings are not the same.
+        """
+        sizes, others = ([len(u.edge) + len(u.charge_s) for u in c.utterances] for c in (self, other))
+        if sizes != others:
+            raise ValueError(
+                f"a difference needs the same recordings on both sides, got {len(sizes)} with {sum(sizes)} reference "
+                f"units and {len(others)} with {sum(others)}; compare both hypotheses with the same references"
+            )
+        drawn = _resampled((self, other), n, seed, level)
+        return _interval([statistic(ours) - statistic(theirs) for ours, theirs in drawn], level)
 
     def to_dict(self) -> dict[str, Any]:
         """Every measure by name, for JSON: counts, seconds, shares; None where one is not defined."""
@@ -396,6 +421,25 @@ def _ratio(part: int, whole: int, problem: str) -> float:
     if not whole:
         raise ValueError(problem)
     return part / whole
+
+
+def _resampled(
+    comparisons: tuple[Comparison, ...], n: int, seed: int, level: float
+) -> Iterator[tuple[Comparison, ...]]:
+    """``n`` draws of recordings with replacement, the same ones of each comparison."""
+    size = len(comparisons[0].utterances)
+    if size < 2:
+        raise ValueError(f"a bootstrap over recordings needs at least 2 of them, got {size}; pool more")
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"a bootstrap needs n > 0 and 0 < level < 1, got n={n} and level={level}")
+    for draw in np.random.default_rng(seed).integers(size, size=(n, size)):
+        yield tuple(Comparison(tuple(c.utterances[i] for i in draw)) for c in comparisons)
+
+
+def _interval(values: list[float], level: float) -> tuple[float, float]:
+    """What a share of the values lies in, as much of the rest below as above."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:

@@ -127,7 +127,7 @@ def test_a_manifest_without_references_is_wrong_usage(
 
 def test_bars_say_what_holds(monkeypatch: pytest.MonkeyPatch):
     from gradalign.alignment import Alignment, Interval, Tier
-    from gradalign.metrics import compare
+    from gradalign.metrics import Comparison, compare
 
     monkeypatch.syspath_prepend(BENCHMARKS)
     bars = runpy.run_path(str(SCRIPT))["bars"]
@@ -140,12 +140,21 @@ def test_bars_say_what_holds(monkeypatch: pytest.MonkeyPatch):
     found = bars(
         {"librispeech (silver-hmm)": {"calibrated": late(0.02), "calibrated-ctc": late(0.01), "ctc": late(0.04)}}
     )
-    assert {what: (round(value), limit, holds) for what, value, limit, holds in found} == {
+    assert {bar.what: (round(bar.value), bar.limit, bar.holds) for bar in found} == {
         "librispeech (silver-hmm), calibrated: word TSE, ms": (20, 25, True),
         "librispeech (silver-hmm), calibrated: median, ms": (20, 12, False),
         "librispeech (silver-hmm), ctc: word TSE, ms": (40, 36, False),
         "librispeech (silver-hmm): word TSE of calibrated against calibrated-ctc, ms": (20, pytest.approx(10), False),
     }
+
+    def twice(*by_s: float):
+        return {"words": Comparison.pooled(late(by)["words"] for by in by_s)}
+
+    found = bars({"some (exact)": {"gradient": twice(0.02, 0.04), "ctc": twice(0.01, 0.06)}})
+    against = {bar.what.partition(": ")[2]: (bar.holds, bar.difference) for bar in found if " against " in bar.what}
+    # One recording of each sign: which method is better is chance.
+    assert against["word TSE of gradient against ctc, ms"] == (True, pytest.approx((-20, 10)))
+    assert against["centre error of gradient against ctc, ms"] == (True, pytest.approx((-20, 10)))
 
 
 def test_transcribe_keeps_the_proposal_that_the_model_hears_and_loses_nothing_to_a_broken_file(

@@ -250,6 +250,19 @@ def test_the_bootstrap_of_equal_recordings_has_no_width() -> None:
     assert Comparison.pooled([shifted(0.25)] * 3).bootstrap(lambda c: c.tse_s, n=10) == (0.25, 0.25)
 
 
+def test_a_difference_is_surer_than_what_it_is_between(rng: np.random.Generator) -> None:
+    """Two methods that find the same recordings hard, one of them 10 ms better on average."""
+    hard, spread = rng.uniform(0.1, 0.9, 100), rng.normal(0.01, 0.004, 100)
+    ours = Comparison.pooled(shifted(float(by)) for by in hard)
+    theirs = Comparison.pooled(shifted(float(by)) for by in hard + spread)
+    low, high = theirs.bootstrap_difference(ours, lambda c: c.tse_s)
+    half = 1.96 * spread.std() / math.sqrt(len(spread))
+    assert low == pytest.approx(spread.mean() - half, abs=half / 3)
+    assert high == pytest.approx(spread.mean() + half, abs=half / 3)
+    assert ours.bootstrap_difference(theirs, lambda c: c.tse_s) == pytest.approx((-high, -low))
+    assert ours.bootstrap_difference(ours, lambda c: c.tse_s) == (0.0, 0.0)
+
+
 def test_a_bootstrap_that_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 of them, got 1"):
         shifted(0.1).bootstrap(lambda c: c.tse_s)
@@ -257,6 +270,10 @@ def test_a_bootstrap_that_means_nothing_is_refused() -> None:
     for n, level in ((0, 0.95), (10, 0.0), (10, 1.0)):
         with pytest.raises(ValueError, match="needs n > 0 and 0 < level < 1"):
             two.bootstrap(lambda c: c.tse_s, n=n, level=level)
+    with pytest.raises(
+        ValueError, match="the same recordings on both sides, got 2 with 2 reference units and 1 with 1"
+    ):
+        two.bootstrap_difference(shifted(0.1), lambda c: c.tse_s)
 
 
 # Pairing against every pairing
