@@ -85,7 +85,7 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes a quarter of an hour on synthetic
+Writes calibration.json into the model's folder, where align finds it. Takes half an hour on synthetic
 speech, minutes on a dozen recordings."""
 
 _SYNTH = """\
@@ -411,7 +411,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"
     )
     command.add_argument(
-        "--utterances", metavar="N", type=_COUNT, default=96, help="how many to learn from (default: %(default)s)"
+        "--utterances", metavar="N", type=_COUNT, default=192, help="how many to learn from (default: %(default)s)"
     )
     command.add_argument(
         "--frame-utterances",

@@ -22,7 +22,7 @@ CLEAN = 1 / 3
 """How often no noise is put under the speech."""
 
 FADES = 2 / 3
-"""How often what is said fades before a pause."""
+"""How often what is said fades before a pause, and how often it rises after one."""
 
 HESITATIONS = 0.06
 """How often a vowel is drawn out."""
@@ -68,10 +68,10 @@ def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_
 
     One vowel of seventeen is drawn out 1.5 to 5 times, to 0.7 s at most. Each word becomes up to 8 dB louder or
     softer. Up to a second is put before and after them all, and before one word of eight. Two times of three the last
-    40 to 250 ms before it fade by 5 to 30 dB: people run out of breath, where synthesisers stop. One pause of three
-    holds a sound that is no speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe,
-    laugh and knock. Then pink or white noise lies under two utterances of three, 8 to 40 dB below the speech. All
-    times stay exact.
+    40 to 250 ms before it fade by 5 to 30 dB, and as often the first 20 to 120 ms after it rise by 5 to 25 dB: people
+    run out of breath and begin softly, where synthesisers stop and start. One pause of three holds a sound that is no
+    speech, a burst of noise 20 dB softer to 10 dB louder than the speech: people breathe, laugh and knock. Then pink or
+    white noise lies under two utterances of three, 8 to 40 dB below the speech. All times stay exact.
 
     Args:
         utterance: Speech that is not all zero.
@@ -149,17 +149,22 @@ def _with_pauses(utterance: TimedUtterance, rng: np.random.Generator, sample_rat
 def _fading(
     utterance: TimedUtterance, cuts: list[int], rng: np.random.Generator, sample_rate: int
 ) -> Float[np.ndarray, " samples"]:
-    """The samples, some of which fade to the end of the last word before a cut, and to that of the last word of all."""
+    """The samples, which may rise from the first word after a pause, and fade to the last word before one.
+
+    Where they are softest they stay so, until the pause: a breath before the word, a room's echo after it.
+    """
     samples = np.array(utterance.samples, np.float32)
+    words = [tuple(round(edge * sample_rate) for edge in (word.start, word.end)) for word in utterance.words]
     for first, cut in pairwise((0, *cuts, len(samples))):
-        ends = [round(w.end * sample_rate) for w in utterance.words if round(w.start * sample_rate) < cut]
-        length, depth = round(rng.uniform(0.04, 0.25) * sample_rate), rng.uniform(5.0, 30.0)
+        inside = [(start, end) for start, end in words if first <= (start + end) / 2 < cut]
+        start, end = (max(inside[0][0], first), min(inside[-1][1], cut)) if inside else (first, cut)
+        fade, fall = round(rng.uniform(0.04, 0.25) * sample_rate), rng.uniform(5.0, 30.0)
+        rise, climb = round(rng.uniform(0.02, 0.12) * sample_rate), rng.uniform(5.0, 25.0)
+        at = np.arange(first, cut)
         if rng.random() < FADES:
-            end = min(max(ends), cut)
-            begin = max(end - length, first)
-            # What follows the word, a room's echo for example, stays as much softer.
-            decibels = np.interp(np.arange(begin, cut), [begin, end], [0.0, -depth])
-            samples[begin:cut] *= 10 ** (decibels / 20)
+            samples[first:cut] *= 10 ** (np.interp(at, [max(end - fade, first), end], [0.0, -fall]) / 20)
+        if rng.random() < FADES:
+            samples[first:cut] *= 10 ** (np.interp(at, [start, min(start + rise, cut)], [-climb, 0.0]) / 20)
     return samples
 
 

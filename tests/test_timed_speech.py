@@ -27,20 +27,25 @@ def test_pauses_and_noise_leave_every_sound_where_the_times_say(seed, monkeypatc
         assert -10 < 20 * np.log10(theirs.std() / ours.std()) < 10
 
 
-def test_words_before_a_pause_fade_to_their_ends(rng, monkeypatch):
+def test_words_rise_after_a_pause_and_fade_before_one(rng, monkeypatch):
     monkeypatch.setattr(timed_speech, "FADES", 1.0)
     clean = rng.normal(size=3 * 16_000).astype(np.float32)
     words = tuple(Interval(start, start + 0.4, "aa") for start in (0.5, 1.0, 1.5, 2.0))
     found = _fading(TimedUtterance(clean, "aa aa aa aa", words, words), [24_000], rng, 16_000)
     gains = 20 * np.log10(found / clean)
-    # The word before the cut and the last one fade in at most 0.25 s; what follows them stays as soft.
-    for end, cut in ((1.4, 1.5), (2.4, 3.0)):
-        first, last, stop = (round(s * 16_000) for s in (end - 0.25, end, cut))
-        np.testing.assert_allclose(gains[first - 800 : first], 0.0, atol=1e-3)
-        assert np.all(np.diff(gains[first:last]) <= 1e-3)
-        assert -30.1 < gains[last] < -4.9
-        np.testing.assert_allclose(gains[last:stop], gains[last], atol=1e-3)
-    np.testing.assert_allclose(gains[24_000 : round(2.15 * 16_000)], 0.0, atol=1e-3)
+
+    def at(seconds):
+        return round(seconds * 16_000)
+
+    for begin, start, end, stop in ((0.0, 0.5, 1.4, 1.5), (1.5, 1.5, 2.4, 3.0)):
+        # Full gain 0.12 s after the first word begins and 0.25 s before the last one ends.
+        assert np.all(np.diff(gains[at(start) : at(start + 0.12)]) >= -1e-3)
+        assert -25.1 < gains[at(start)] < -4.9
+        np.testing.assert_allclose(gains[at(begin) : at(start)], gains[at(start)], atol=1e-3)
+        np.testing.assert_allclose(gains[at(start + 0.12) : at(end - 0.25)], 0.0, atol=1e-3)
+        assert np.all(np.diff(gains[at(end - 0.25) : at(end)]) <= 1e-3)
+        assert -30.1 < gains[at(end)] < -4.9
+        np.testing.assert_allclose(gains[at(end) : at(stop)], gains[at(end)], atol=1e-3)
 
 
 def test_words_become_louder_or_softer(rng):
