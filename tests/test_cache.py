@@ -62,6 +62,24 @@ def test_memory_that_is_freed_is_kept_for_the_next_call():
     assert faults["kept"] < faults["as it is"] / 10
 
 
+def test_processes_of_our_own_seldom_look_for_garbage():
+    program = (
+        "import gc, sys\n"
+        "from gradalign.cache import prepare_jax\n"
+        "if sys.argv[1] == 'prepared': prepare_jax()\n"
+        "gc.collect()\n"
+        "seen = []\n"
+        "gc.callbacks.append(lambda phase, info: seen.append(phase))\n"
+        "kept = [[] for _ in range(40_000)]\n"
+        "print(len(seen))\n"
+    )
+    looks = {
+        how: int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True).stdout)
+        for how in ("prepared", "as it is")
+    }
+    assert looks["prepared"] == 0 < looks["as it is"]
+
+
 def memory_maps() -> int:
     return Path("/proc/self/maps").read_bytes().count(b"\n")
 
