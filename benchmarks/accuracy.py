@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -158,17 +159,11 @@ def bars(pooled: dict[str, dict[str, dict[str, Comparison]]]) -> list[Bar]:
         return 1e3 * pooled[group][method][tier].tse_s
 
     def against(what: str, group: str, ours: str, theirs: str, measure: Callable[[Comparison], float]) -> None:
-        words = [pooled[group][method]["words"] for method in (ours, theirs)]
-        value, limit = (1e3 * measure(c) for c in words)
-        try:
-            low, high = words[0].bootstrap_difference(words[1], measure, n=300)
-        except ValueError:  # of one recording there is none
-            found.append(Bar(f"{group}: {what} of {ours} against {theirs}, ms", value, limit, value <= limit))
-        else:
-            difference = (1e3 * low, 1e3 * high)
-            found.append(
-                Bar(f"{group}: {what} of {ours} against {theirs}, ms", value, limit, value <= limit, difference)
-            )
+        one, other = (pooled[group][method]["words"] for method in (ours, theirs))
+        most(f"{group}: {what} of {ours} against {theirs}, ms", 1e3 * measure(one), 1e3 * measure(other))
+        with suppress(ValueError):  # there is none of one recording, or where most of them failed
+            low, high = one.bootstrap_difference(other, measure, n=300)
+            found[-1] = found[-1]._replace(difference=(1e3 * low, 1e3 * high))
 
     for group, by_method in pooled.items():
         kind = group.partition("(")[2].rstrip(")")

@@ -85,8 +85,8 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes half an hour on synthetic
-speech, minutes on a dozen recordings."""
+Writes calibration.json into the model's folder, where align finds it. Takes up to three quarters
+of an hour on synthetic speech, minutes on a dozen recordings."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
