@@ -8,7 +8,9 @@ beside it in ``<name>_refs.jsonl`` (or ``--refs``): ``set``, ``id``, ``kind`` an
 ``[start_s, end_s, label]``. Every method sees the same audio and transcript; nothing is tuned here, and the output
 says on what the calibrations were learnt. "gradient" is the chain of the paper on our network, which knows nothing of
 the CTC head; "windowed-gradient" is what ``gradalign align --method gradient`` gives, with that head saying where to
-look. At the end stand the project's bars for whatever was measured; the exit status is 1 if one of them is missed.
+look. "encoder-gradient", which is run if it is named, is the chain at the output of the encoder, where gradients need
+no pass back through it. At the end stand the project's bars for whatever was measured; the exit status is 1 if one of
+them is missed.
 """
 
 import argparse
@@ -38,6 +40,7 @@ from gradalign.readout import AllSignals, names_of, picked, read_all
 from gradalign.transcript import Transcript
 
 WINDOWED = "windowed-gradient"
+AT_ENCODER = "encoder-gradient"
 COLUMNS = (
     ("word TSE", lambda c: c.tse_s * 1e3),
     ("95 % interval", None),
@@ -76,9 +79,10 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                     found = _calibrated(recording, bundle, method, seen)
                 else:
                     # Exact: windows come from the CTC head, of which the gradient of the paper is to know nothing.
-                    plain = cast(Method, "gradient" if method == WINDOWED else method)
+                    plain = cast(Method, "gradient" if method in (WINDOWED, AT_ENCODER) else method)
                     exact = method != WINDOWED and follows_gradients(plain, bundle)
                     options: dict[str, Any] = {"model": bundle, "keep_evidence": False, "exact": exact}
+                    options["leaf"] = "encoder" if method == AT_ENCODER else "features"
                     found = align(recording.audio, recording.text, method=plain, **options)
             except GradalignError as error:
                 # A method that gives up is charged: all units of the recording are missing.
@@ -268,7 +272,7 @@ def draw(pooled: dict[str, dict[str, dict[str, Comparison]]], folder: Path) -> N
 def draw_methods(recording: Recording, bundle: Bundle, methods: list[str], folder: Path) -> None:
     """One picture a method: what it read the alignment of a recording off."""
     for method in methods:
-        if method not in ("equal", WINDOWED, *peers.ALIGNERS):
+        if method not in ("equal", WINDOWED, AT_ENCODER, *peers.ALIGNERS):
             found = align(recording.audio, recording.text, model=bundle, method=cast(Method, method))
             found.plot(path=folder / f"evidence-{method}.png")
 
@@ -291,7 +295,8 @@ def main() -> int:
         "--methods",
         nargs="+",
         default=None,
-        help=f"those of gradalign align, {WINDOWED}, pocketsphinx and aeneas (default: all that are at hand)",
+        help=f"those of gradalign align, {WINDOWED}, {AT_ENCODER}, pocketsphinx and aeneas (default: all that are at "
+        f"hand, but {AT_ENCODER})",
     )
     parser.add_argument("--figures", type=Path, help="draw errors, and what each method sees, into this folder")
     parser.add_argument("--alignments", type=Path, help="keep every alignment as JSON in this folder")

@@ -20,8 +20,9 @@ from gradalign.error_rate import PhoneErrors, edit_distance
 from gradalign.errors import AlignmentError
 from gradalign.lattice import Topology
 from gradalign.metrics import Comparison, compare
+from gradalign.nn.config import leaf_depth
 from gradalign.placement import place, place_calibrated
-from gradalign.plain import evidence, leaf_depth
+from gradalign.plain import evidence
 from gradalign.signals import Signals, chosen, depth_of, signal_names
 
 SHIFTED, CALIBRATED = "gradient, shifted", "gradient, calibrated"

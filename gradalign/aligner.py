@@ -21,9 +21,9 @@ from gradalign.features import log_mel_padded
 from gradalign.gradients import Reduction
 from gradalign.io.transcript import read_transcript
 from gradalign.lattice import Topology, check_feasible
-from gradalign.nn.aed import FEATURES_LEAF
+from gradalign.nn.config import FEATURES_LEAF, leaf_depth
 from gradalign.placement import place, place_calibrated
-from gradalign.plain import check_rises, evidence, leaf_depth
+from gradalign.plain import check_rises, evidence
 from gradalign.pronunciation import chosen_variants
 from gradalign.readout import n_frames_at, read_signals
 from gradalign.signals import depth_of, family

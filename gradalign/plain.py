@@ -17,26 +17,13 @@ from gradalign.errors import AlignmentError
 from gradalign.evidence import attention_scores, ctc_scores, log_saliency, normalise, silence_score, upsample
 from gradalign.gradients import Reduction
 from gradalign.lattice import Topology, check_feasible
-from gradalign.nn.aed import FEATURES_LEAF
+from gradalign.nn.config import FEATURES_LEAF, leaf_depth
 from gradalign.readout import cut_at_pauses, first_trusted, is_long, n_frames_at
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
 
 OUTSIDE = -1e3
 """Score of a label outside of its piece."""
-
-
-def leaf_depth(leaf: str, n_blocks: int) -> int:
-    """Depth of a leaf by its name: -1 for the features, 0 for the stem's output, ``k`` for block ``k``.
-
-    Raises:
-        ValueError: If there is no such leaf; the message lists those there are.
-    """
-    names = {"features": FEATURES_LEAF, "stem": 0} | {f"block-{k}": k for k in range(1, n_blocks + 1)}
-    names["encoder"] = n_blocks
-    if leaf not in names:
-        raise ValueError(f"no leaf {leaf!r}; this model has {', '.join(names)}")
-    return names[leaf]
 
 
 def gradient_saliency(

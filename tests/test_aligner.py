@@ -25,9 +25,9 @@ from gradalign.gradients import saliency
 from gradalign.lattice import Topology
 from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
-from gradalign.nn.config import AEDConfig
+from gradalign.nn.config import AEDConfig, leaf_depth
 from gradalign.placement import place
-from gradalign.plain import gradient_saliency, leaf_depth
+from gradalign.plain import gradient_saliency
 from gradalign.signals import signal_names
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript

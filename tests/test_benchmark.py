@@ -37,12 +37,15 @@ def test_a_method_that_equals_the_reference_has_no_error(
     )
     model = Bundle("random", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
     bundles.save(model, tmp_path / "model")
-    manifest, refs = [], []
+    manifest, refs, far = [], [], []
     for name in ("a", "b"):
         samples = (0.1 * rng.normal(size=32_000)).astype(np.float32)
         soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
         truth = align(samples, "the cat sat", model=model, method="equal")
         words = [[w.start, w.end, w.label] for w in truth.tier("words")]
+        behind = align(samples, "the cat sat", model=model, method="gradient", leaf="encoder", exact=True)
+        pairs = zip(behind.tier("words"), truth.tier("words"), strict=True)
+        far += [abs(a.start - b.start) + abs(a.end - b.end) for a, b in pairs]
         manifest.append({"audio_filepath": f"{name}.wav", "text": "the cat sat", "set": "s", "id": name})
         refs.append({"set": "s", "id": name, "kind": "exact", "words": words})
     manifest.append({"audio_filepath": "missing.wav", "text": "the cat", "set": "s", "id": "c"})
@@ -50,7 +53,7 @@ def test_a_method_that_equals_the_reference_has_no_error(
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, manifest)))
     (tmp_path / "m_refs.jsonl").write_text("\n".join(map(json.dumps, refs)))
     argv = ["--no-synthetic", "--manifest", str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model")]
-    argv += ["--methods", "equal", "ctc", "--json", str(tmp_path / "out.json")]
+    argv += ["--methods", "equal", "ctc", "encoder-gradient", "--json", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *argv])
     monkeypatch.syspath_prepend(BENCHMARKS)
     with pytest.raises(SystemExit) as done:
@@ -62,6 +65,7 @@ def test_a_method_that_equals_the_reference_has_no_error(
     assert equal["n_reference"] == ctc["n_reference"] == 7
     assert equal["n_missing"] == ctc["n_missing"] == 1  # of the recording that failed
     assert ctc["tse_s"] > 0.05
+    assert groups["s (exact)"]["encoder-gradient"]["words"]["tse_s"] == pytest.approx(np.mean(far) / 2)
     shown = capsys.readouterr().out
     assert "### s (exact), words: 3 recordings, 7 words" in shown
     assert "s (exact): equal: 1 failed" in shown

@@ -59,6 +59,12 @@ def test_changes_are_lines_of_toml(tmp_path: Path):
             },
             r"saliency_boundary has no effect without .*at least 2, got 1\.0, 8 and 1",
         ),
+        ({"data": SOURCE, "loss": {"saliency_leaf": "block-9"}}, r"loss\.saliency_leaf: no leaf 'block-9'; .* encoder"),
+        (
+            {"data": SOURCE, "optimizer": {"frozen": ["encoders"]}},
+            r"optimizer\.frozen must be some of encoder, decoder, ctc_head, not all, got \('encoders',\)",
+        ),
+        ({"data": SOURCE, "optimizer": {"frozen": "encoder"}}, r"optimizer\.frozen must be a list, got 'encoder'"),
         ({"data": SOURCE, "optimizer": {"peak": -1.0}}, r"optimizer\.peak must be at least 0, got -1\.0"),
         ({"data": SOURCE, "optimizer": {"clip": 0}}, r"optimizer\.clip must be more than 0, got 0\.0"),
         ({"data": SOURCE, "optimizer": {"b2": 1}}, r"optimizer\.b2 must lie in \[0, 1\), got 1\.0"),

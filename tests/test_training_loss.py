@@ -127,6 +127,28 @@ def test_the_saliency_loss_is_the_cross_entropy_with_the_true_interval(tiny_bund
     assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize(("leaf", "depth"), [("stem", 0), ("block-1", 1)])
+def test_the_saliency_that_is_trained_is_that_of_the_leaf_asked_for(tiny_bundle, leaf: str, depth: int):
+    """The oracle: its Jacobian, whose norms lie on every fourth frame and between them on straight lines."""
+    network, n_frames = tiny_bundle.network, 78
+    labels = np.array([[1, 2]], np.int32)
+    spans = np.array([[[0.0, 40.0], [40.0, 78.0]]], np.float32)
+    batch = batch_of(labels, n_frames=n_frames, spans=spans)
+    found, _, _ = trained(network, batch, LossConfig(saliency_leaf=leaf, saliency_labels=2))
+
+    @jax.jit
+    def jacobian(x):
+        value = network.to_depth(x, depth, n_frames)
+        return jax.jacrev(lambda y: network.label_log_probs(y, jnp.asarray(labels[0]), n_frames, depth=depth))(value)
+
+    sizes = np.linalg.norm(np.asarray(jacobian(jnp.asarray(batch.features[0]))), axis=2)
+    frame, real = np.arange(80), -(-n_frames // 4)
+    fine = np.array([np.interp(frame, 4 * np.arange(real), row[:real]) for row in sizes])
+    share = fine / fine.sum(1, keepdims=True) + 1e-8
+    expected = -np.mean([np.log(share[0, :40]).mean(), np.log(share[1, 40:n_frames]).mean()])
+    assert float(found) == pytest.approx(expected, rel=1e-3)
+
+
 def test_labels_that_share_a_pull_back_each_count_on_the_frames_nearest_to_them(tiny_bundle, rng: np.random.Generator):
     network = tiny_bundle.network
     labels = np.array([[1, 2, 3, 1, 2]], np.int32)
@@ -171,14 +193,23 @@ def test_the_saliency_loss_ignores_examples_without_times(tiny_bundle, rng: np.r
 
 
 # Where labels share a pull-back their weights in it are held, and finite differences would move them.
-@pytest.mark.parametrize(("stride", "boundary", "silence"), [(0, 0.0, 0.5), (4, 2.0, 0.0), (4, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("leaf", "stride", "boundary", "silence"),
+    [("features", 0, 0.0, 0.5), ("features", 4, 2.0, 0.0), ("features", 4, 1.0, 1.0), ("encoder", 4, 1.0, 1.0)],
+)
 def test_the_slope_of_the_saliency_losses_is_that_of_finite_differences(
-    tiny_bundle, stride: int, boundary: float, silence: float
+    tiny_bundle, leaf: str, stride: int, boundary: float, silence: float
 ):
     labels = np.array([[1, 2, 3, 1]], np.int32)
     spans = np.array([[[0, 20], [20, 40], [45, 60], [60, 70]]], np.float32)
     batch = batch_of(labels, spans=spans)
-    config = LossConfig(saliency_labels=2, saliency_stride=stride, saliency_boundary=boundary, saliency_silence=silence)
+    config = LossConfig(
+        saliency_leaf=leaf,
+        saliency_labels=2,
+        saliency_stride=stride,
+        saliency_boundary=boundary,
+        saliency_silence=silence,
+    )
     graph, params = nnx.split(tiny_bundle.network)
 
     @jax.jit

@@ -79,7 +79,7 @@ def loaded(args: argparse.Namespace) -> "Bundle":
     prepare_jax()
     from gradalign.aligner import chosen_method
     from gradalign.bundle import load
-    from gradalign.plain import leaf_depth
+    from gradalign.nn.config import leaf_depth
 
     try:
         with part("model"):

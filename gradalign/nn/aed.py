@@ -9,13 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gradalign._types import Precision
-from gradalign.nn.config import AEDConfig
+from gradalign.nn.config import FEATURES_LEAF, AEDConfig
 from gradalign.nn.decoder import AttentionDecoder
 from gradalign.nn.encoder import ConformerEncoder, EncoderTrace
 from gradalign.nn.layers import Key, Linear, split_key
-
-FEATURES_LEAF = -1
-"""Depth of the log-mel frames; 0 is the stem's output and ``k`` that of block ``k``, counted from 1."""
 
 
 class Intermediates(NamedTuple):

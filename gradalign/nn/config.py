@@ -6,6 +6,23 @@ from typing import Literal, get_args
 Positions = Literal["relative", "absolute", "both", "none"]
 
 
+FEATURES_LEAF = -1
+"""Depth of the log-mel frames; 0 is the stem's output and ``k`` that of block ``k``, counted from 1."""
+
+
+def leaf_depth(leaf: str, n_blocks: int) -> int:
+    """Depth of a leaf by its name: -1 for the features, 0 for the stem's output, ``k`` for block ``k``.
+
+    Raises:
+        ValueError: If there is no such leaf; the message lists those there are.
+    """
+    names = {"features": FEATURES_LEAF, "stem": 0} | {f"block-{k}": k for k in range(1, n_blocks + 1)}
+    names["encoder"] = n_blocks
+    if leaf not in names:
+        raise ValueError(f"no leaf {leaf!r}; this model has {', '.join(names)}")
+    return names[leaf]
+
+
 @dataclass(frozen=True, slots=True)
 class AEDConfig:
     """A Conformer attention encoder-decoder with a CTC head.

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from gradalign._types import Precision
 from gradalign.errors import FormatError
 from gradalign.features import LogMel
-from gradalign.nn.config import AEDConfig
+from gradalign.nn.config import AEDConfig, leaf_depth
 
 ScheduleName = Literal["cosine", "inverse_sqrt"]
 OptimizerName = Literal["adamw", "muon"]
@@ -91,6 +91,7 @@ class LossConfig:
         label_smoothing: In [0, 1).
         guided_steps: First updates that also learn from exact times, where known; as many again fade this out.
         saliency: Weight of the loss on the saliency itself, for examples with exact times; 0 is off.
+        saliency_leaf: Where its gradients are taken: "features", "stem", "block-K" or "encoder".
         saliency_start: First update with it.
         saliency_every: It is computed on one of so many updates; these take several times as long.
         saliency_max_frames: It is not computed on batches with longer examples than this.
@@ -109,6 +110,7 @@ class LossConfig:
     label_smoothing: float = 0.1
     guided_steps: int = 0
     saliency: float = 0.0
+    saliency_leaf: str = "features"
     saliency_start: int = 0
     saliency_every: int = 1
     saliency_max_frames: int = 1280
@@ -150,6 +152,8 @@ class OptimizerConfig:
         weight_decay: Decoupled, on matrices only.
         clip: Largest global norm of the gradient.
         average: Decay of the running mean of the parameters, which is what is kept as the model; 0 is none.
+        frozen: Parts of the network that stay as they are: "encoder", "decoder", "ctc_head". What lies before all that
+            is trained is not differentiated, which saves time.
         precision: What the network computes in; parameters, norms, softmax and losses stay float32.
     """
 
@@ -162,6 +166,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-2
     clip: float = 1.0
     average: float = 0.999
+    frozen: tuple[str, ...] = ()
     precision: Precision = "float32"
 
 
@@ -223,6 +228,13 @@ class TrainConfig:
             found.append(f"data.lengths {data.lengths} needs as many data.shares >= 0, not all 0, got {data.shares}")
         if list(data.lengths) != sorted(set(data.lengths)) or any(n % 160 or n <= 0 for n in data.lengths):
             found.append(f"data.lengths must be increasing multiples of 160 frames, got {data.lengths}")
+        try:
+            leaf_depth(loss.saliency_leaf, self.network.encoder_layers)
+        except ValueError as error:
+            found.append(f"loss.saliency_leaf: {error}")
+        parts = ("encoder", "decoder", "ctc_head")
+        if not set(self.optimizer.frozen) < set(parts):
+            found.append(f"optimizer.frozen must be some of {', '.join(parts)}, not all, got {self.optimizer.frozen}")
         blocks = (0, *loss.ctc_blocks, self.network.encoder_layers)
         if list(blocks) != sorted(set(blocks)):
             found.append(f"loss.ctc_blocks {loss.ctc_blocks} must increase within 1..{self.network.encoder_layers - 1}")

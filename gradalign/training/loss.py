@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from gradalign.evidence import upsample
 from gradalign.gradients import saliency
 from gradalign.nn.aed import AED
+from gradalign.nn.config import FEATURES_LEAF, leaf_depth
 from gradalign.training.augment import augment
 from gradalign.training.config import AugmentConfig, LossConfig
 from gradalign.training.data import Batch
@@ -173,9 +175,10 @@ def saliency_losses(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """How far the saliency of labels strays from their true intervals, from where they meet, and into silence.
 
-    For some labels of a few examples with known times. The saliency (L2 norm at the log-mel frames) is a gradient, so
-    this is differentiated twice. With a stride the labels of one pull-back share its saliency: each has the frames that
-    are nearer to its interval than to those of the others.
+    For some labels of a few examples with known times. The saliency (L2 norm at the leaf that the config names) is a
+    gradient, so this is differentiated twice. At a leaf behind the stem it is interpolated to feature frames. With a
+    stride the labels of one pull-back share its saliency: each has the frames that are nearer to its interval than to
+    those of the others.
 
     Returns:
         The cross-entropy, a label, between its share of saliency at each frame and the uniform distribution over
@@ -186,6 +189,7 @@ def saliency_losses(
         jnp.asarray, (batch.features, batch.n_frames, batch.labels, batch.spans)
     )
     known = spans[:, :, 0] >= 0
+    depth = leaf_depth(config.saliency_leaf, network.config.encoder_layers)
     frame = jnp.arange(features.shape[1])[None, None, :]
     spoken = ((frame >= spans[:, :, :1]) & (frame < spans[:, :, 1:]) & known[:, :, None]).any(1)
     # Where the times of a label are not known, no frame is known to be silent.
@@ -200,12 +204,15 @@ def saliency_losses(
         together = taken.sum(1)
 
         def score(y):
-            log_probs = network.label_log_probs(y, labels, n)
+            log_probs = network.label_log_probs(y, labels, n, depth=depth)
             # A gradient of log p is about as long as 1 - p: no label of those that share one is to drown the others.
             equal = 1.0 / (1.001 - jnp.exp(jax.lax.stop_gradient(log_probs)))
             return together @ (log_probs * equal)
 
-        found = saliency(score, x, chunk=len(chosen))
+        found = saliency(score, network.to_depth(x, depth, n), chunk=len(chosen))
+        if depth != FEATURES_LEAF:
+            subsampling = network.config.subsampling
+            found = upsample(found, subsampling, features.shape[1], n_coarse=-(-n // subsampling))
         distance = jnp.maximum(jnp.maximum(first - frame, frame - last), 0.0)
         own = nearest(distance, counted)
         share = found[:, None] * own / ((found[:, None] * own).sum(2, keepdims=True) + 1e-20) + 1e-8

@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     loss: LossConfig
     augment: AugmentConfig
     average: float
+    frozen: tuple[str, ...]
     precision: str
     with_saliency: bool
 
@@ -64,6 +65,7 @@ def settings_of(config: TrainConfig, *, salient: bool) -> Settings:
         config.loss,
         config.augment,
         config.optimizer.average,
+        config.optimizer.frozen,
         config.optimizer.precision,
         salient,
     )
@@ -87,8 +89,15 @@ def update(
     """
     dtype = jnp.dtype(settings.precision)
 
+    def trained_only(tree, otherwise):
+        """The tree, with ``otherwise`` of each leaf that belongs to a frozen part."""
+        parts = tuple(f"['{part}']" for part in settings.frozen)
+        return jax.tree.map_with_path(
+            lambda path, leaf: otherwise(leaf) if jax.tree_util.keystr(path).startswith(parts) else leaf, tree
+        )
+
     def loss_of(params):
-        used = jax.tree.map(lambda p: p.astype(dtype), params)
+        used = jax.tree.map(lambda p: p.astype(dtype), trained_only(params, jax.lax.stop_gradient))
         return losses(
             nnx.merge(graph, used),
             Batch(*batch),
@@ -102,6 +111,7 @@ def update(
     grads, metrics = jax.grad(loss_of, has_aux=True)(state.params)
     norm = optax.tree.norm(grads)
     updates, moments = tx.update(grads, state.moments, state.params)
+    updates = trained_only(updates, jnp.zeros_like)  # not even decayed
     params = optax.apply_updates(state.params, updates)
     # A mean over all updates so far at first, then over the last ones.
     count = optax.tree.get(moments, "count", filtering=lambda path, _: "ScaleByAdam" in str(path)).astype(jnp.float32)
