@@ -41,6 +41,9 @@ from gradalign.transcript import Transcript
 
 WINDOWED = "windowed-gradient"
 AT_ENCODER = "encoder-gradient"
+GRADIENTS: dict[str, dict[str, Any]] = {WINDOWED: {"exact": False}, AT_ENCODER: {"leaf": "encoder"}}
+"""Plain gradients as `align` takes them by other options than for "gradient" itself."""
+
 COLUMNS = (
     ("word TSE", lambda c: c.tse_s * 1e3),
     ("95 % interval", None),
@@ -79,10 +82,9 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
                     found = _calibrated(recording, bundle, method, seen)
                 else:
                     # Exact: windows come from the CTC head, of which the gradient of the paper is to know nothing.
-                    plain = cast(Method, "gradient" if method in (WINDOWED, AT_ENCODER) else method)
-                    exact = method != WINDOWED and follows_gradients(plain, bundle)
-                    options: dict[str, Any] = {"model": bundle, "keep_evidence": False, "exact": exact}
-                    options["leaf"] = "encoder" if method == AT_ENCODER else "features"
+                    plain = cast(Method, "gradient" if method in GRADIENTS else method)
+                    options: dict[str, Any] = {"model": bundle, "keep_evidence": False}
+                    options |= {"exact": follows_gradients(plain, bundle)} | GRADIENTS.get(method, {})
                     found = align(recording.audio, recording.text, method=plain, **options)
             except GradalignError as error:
                 # A method that gives up is charged: all units of the recording are missing.
@@ -272,7 +274,7 @@ def draw(pooled: dict[str, dict[str, dict[str, Comparison]]], folder: Path) -> N
 def draw_methods(recording: Recording, bundle: Bundle, methods: list[str], folder: Path) -> None:
     """One picture a method: what it read the alignment of a recording off."""
     for method in methods:
-        if method not in ("equal", WINDOWED, AT_ENCODER, *peers.ALIGNERS):
+        if method not in ("equal", *GRADIENTS, *peers.ALIGNERS):
             found = align(recording.audio, recording.text, model=bundle, method=cast(Method, method))
             found.plot(path=folder / f"evidence-{method}.png")
 

@@ -266,8 +266,9 @@ def test_a_frozen_part_stays_as_it_is_and_the_others_learn_as_ever(config, metho
         state = jax.tree.map(jnp.copy, TrainState(start, start, tx.init(start)))
         state, _ = update(state, drawn, jax.random.key(1), shares_at(config, 20), graph=graph, tx=tx, settings=settings)
         after[frozen] = jax.device_get(state.params)
-    for (path, before), free, held in zip(
-        jax.tree_util.tree_leaves_with_path(start), *map(jax.tree.leaves, after.values()), strict=True
+    kept = jax.device_get(state.averaged)
+    for (path, before), free, held, mean in zip(
+        jax.tree_util.tree_leaves_with_path(start), *map(jax.tree.leaves, (*after.values(), kept)), strict=True
     ):
         name = jax.tree_util.keystr(path)
         if name.startswith("['decoder']") and "['key']['bias']" in name:
@@ -276,6 +277,7 @@ def test_a_frozen_part_stays_as_it_is_and_the_others_learn_as_ever(config, metho
             np.testing.assert_allclose(held, free, atol=1e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(held, before, err_msg=name)
+            np.testing.assert_array_equal(mean, before, err_msg=name)
     assert optax.tree.norm(jax.tree.map(jnp.subtract, start, after[("encoder", "ctc_head")])) > 1e-3
 
 

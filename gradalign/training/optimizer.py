@@ -1,5 +1,7 @@
 """The optimiser: AdamW or Muon with clipping and a learning rate that warms up and falls."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -44,7 +46,16 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
         )
     else:
         step = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=_matrices)
-    return optax.chain(optax.clip_by_global_norm(config.clip), step)
+    chain = [optax.clip_by_global_norm(config.clip), step]
+    if config.frozen:
+        chain.append(optax.masked(optax.set_to_zero(), partial(frozen, parts=config.frozen)))
+    return optax.chain(*chain)
+
+
+def frozen(params, parts: tuple[str, ...]):
+    """Which parameters belong to these parts of the network."""
+    names = tuple(f"['{part}']" for part in parts)
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path).startswith(names), params)
 
 
 def _inner_matrices(params):

@@ -14,6 +14,7 @@ from gradalign.training.checkpoint import TrainState
 from gradalign.training.config import AugmentConfig, LossConfig, TrainConfig
 from gradalign.training.data import Batch
 from gradalign.training.loss import Shares, losses
+from gradalign.training.optimizer import frozen
 
 
 def saliency_due(config: TrainConfig, step: int, frames: int) -> bool:
@@ -89,15 +90,10 @@ def update(
     """
     dtype = jnp.dtype(settings.precision)
 
-    def trained_only(tree, otherwise):
-        """The tree, with ``otherwise`` of each leaf that belongs to a frozen part."""
-        parts = tuple(f"['{part}']" for part in settings.frozen)
-        return jax.tree.map_with_path(
-            lambda path, leaf: otherwise(leaf) if jax.tree_util.keystr(path).startswith(parts) else leaf, tree
-        )
-
     def loss_of(params):
-        used = jax.tree.map(lambda p: p.astype(dtype), trained_only(params, jax.lax.stop_gradient))
+        # The optimiser holds what is frozen in any case; not differentiating it saves time.
+        held = frozen(params, settings.frozen)
+        used = jax.tree.map(lambda p, h: (jax.lax.stop_gradient(p) if h else p).astype(dtype), params, held)
         return losses(
             nnx.merge(graph, used),
             Batch(*batch),
@@ -111,12 +107,12 @@ def update(
     grads, metrics = jax.grad(loss_of, has_aux=True)(state.params)
     norm = optax.tree.norm(grads)
     updates, moments = tx.update(grads, state.moments, state.params)
-    updates = trained_only(updates, jnp.zeros_like)  # not even decayed
     params = optax.apply_updates(state.params, updates)
     # A mean over all updates so far at first, then over the last ones.
     count = optax.tree.get(moments, "count", filtering=lambda path, _: "ScaleByAdam" in str(path)).astype(jnp.float32)
     decay = jnp.minimum(settings.average, (1.0 + count) / (10.0 + count))
-    averaged = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.averaged, params)
+    # Written so that what does not change, as frozen parts do not, is its own mean to the bit.
+    averaged = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.averaged, params)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     new = TrainState(params, averaged, moments)
     return jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state), metrics | {"grad_norm": norm}
