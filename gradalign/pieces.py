@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradalign.signals import Signals
+from gradalign.signals import CUES, OF_GRADIENTS, Signals
 
 
 class Piece(NamedTuple):
@@ -70,23 +70,31 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
 
     Args:
         parts: The pieces, in order, with their signals.
-        whole: Signals of the whole recording whose cues, states, and whose row of the CTC head, are kept.
+        whole: Signals of the whole recording whose states, whose row of the CTC head, and whose cues are kept, but for
+            those of gradients.
         ctc: Which signal is that of the CTC head; the only one in ``whole``.
 
     Returns:
         Signals of all labels at all frames; outside of its piece a label has the score of the piece's outermost frame
-        there, since a step at the cut would look like a boundary to a time filter.
+        there, since a step at the cut would look like a boundary to a time filter. Between pieces cues are those of the
+        last frame of a piece.
     """
     n_signals = parts[0][1].scores.shape[0]
     n_labels, n_frames = whole.scores.shape[1:]
     scores: Float[np.ndarray, "signals labels frames"] = np.zeros((n_signals, n_labels, n_frames), np.float32)
     sure = np.zeros((n_labels, 2), np.float32)
+    cues = np.array(whole.cues)
+    of_gradients = [CUES.index(name) for name in OF_GRADIENTS]
+    cues[of_gradients, : parts[0][0].frames[0]] = np.asarray(parts[0][1].cues)[of_gradients, :1]
     for (labels, frames), seen in parts:
         found = np.asarray(seen.scores)
         scores[:, slice(*labels), : frames[0]] = found[:, :, :1]
         scores[:, slice(*labels), frames[1] :] = found[:, :, -1:]
         scores[:, slice(*labels), slice(*frames)] = found
         sure[slice(*labels)] = seen.sure
+        here = np.asarray(seen.cues)[of_gradients]
+        cues[of_gradients, slice(*frames)] = here
+        cues[of_gradients, frames[1] :] = here[:, -1:]
     scores[ctc] = whole.scores[0]
     missed = max(float(seen.missed) for _, seen in parts)
-    return Signals(scores, whole.cues, sure, missed, whole.states)
+    return Signals(scores, cues, sure, missed, whole.states)

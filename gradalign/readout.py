@@ -28,7 +28,7 @@ from gradalign.errors import AlignmentError
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.nn.config import AEDConfig
 from gradalign.pieces import Piece, joined, pieces
-from gradalign.signals import CUES, LEAST, OF_CTC, Signals, family, signal_names
+from gradalign.signals import CUES, LEAST, OF_CTC, OF_GRADIENTS, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
 
 _log = logging.getLogger(__name__)
@@ -271,13 +271,13 @@ def read_all(
 
 
 def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Signals:
-    """Some of the signals in the order asked for; of heads that are not among them, no cue is known either."""
+    """Some of the signals in the order asked for; of families that are not among them, no cue is known either."""
     source = seen.together if "ctc" in chosen else seen.apart
     cues = np.array(source.cues, np.float32)
-    if "ctc" not in chosen:
-        cues[[CUES.index(name) for name in OF_CTC]] = 0.0
-    if not any(family(name) == "classifier" for name in chosen):
-        cues[CUES.index("no-phone")] = 0.0
+    families = {family(name) for name in chosen}
+    for kind, of_it in (("ctc", OF_CTC), ("gradient", OF_GRADIENTS), ("classifier", ("no-phone",))):
+        if kind not in families:
+            cues[[CUES.index(name) for name in of_it]] = 0.0
     rows = [names.index(name) for name in chosen]
     return Signals(np.asarray(source.scores, np.float32)[rows], cues, np.asarray(source.sure, np.float32))
 

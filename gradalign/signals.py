@@ -26,17 +26,36 @@ BANDS = 4
 LEAST = -12.0
 """Log-probabilities below this count as this: how sure the model is of something else says nothing about here."""
 
-CUES = ("energy", *(f"energy-{b + 1}" for b in range(BANDS)), "change", "level", "blank", "blank-around", "no-phone")
-"""Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
-and the loud parts of the recording, the CTC head's blank (log), and the least probability of blank within `AROUND`
-frames, which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter; and the silence of
-`gradalign.classifier` (log), 0 where no classifier is asked."""
-
 OF_CTC = ("blank", "blank-around")
-"""Cues that are read off the CTC head."""
+"""Cues that are read off the CTC head: its blank (log), and the least probability of blank within `AROUND` frames,
+which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter."""
+
+OF_GRADIENTS = ("salient", "salient-around")
+"""Cues that are read off the gradients at the output of the encoder: how many labels the saliency of all of them has at
+the frame, as ``log(n / IN_SPEECH)``; and the least of ``exp(-n / IN_SPEECH)`` within `AROUND` frames, which is near 1
+where nothing is said."""
+
+CUES = (
+    "energy",
+    *(f"energy-{b + 1}" for b in range(BANDS)),
+    "change",
+    "level",
+    *OF_CTC,
+    *OF_GRADIENTS,
+    "no-phone",
+)
+"""Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
+and the loud parts of the recording; `OF_CTC` and `OF_GRADIENTS`, 0 where neither is read; and the silence of
+`gradalign.classifier` (log), 0 where no classifier is asked."""
 
 AROUND = 20
 """Frames to either side: in speech the CTC head hears a label at least that often, in noise between words none."""
+
+IN_SPEECH = 0.05
+"""Labels a frame in slow speech; where it is fast there are three times as many."""
+
+SILENT = -4.0
+"""Logs of labels a frame, relative to speech, that are below this count as this: it is silent there."""
 
 QUIETEST = -7.0
 """Energies (natural logs) this far below the loud parts count as this, about 30 dB: the digital silence of synthetic
@@ -104,8 +123,9 @@ def signals(
         features: Log-mel frames, may be padded.
         labels: Ids of the transcript; 0 past its end.
         n_frames: Real frames.
-        families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head: the cue "blank"
-            is 0. Windows are around the places where the CTC head hears the labels, whatever the families.
+        families: Which of `FAMILIES`, at least one. Without "ctc" nothing is taken from the CTC head, and without
+            "gradient" nothing from gradients: their cues are 0. Windows are around the places where the CTC head hears
+            the labels, whatever the families.
         chunk: Labels differentiated together, where there are no windows.
         width: Of windows for the gradients, see `gradalign.compressed`; None for whole ones.
 
@@ -130,12 +150,19 @@ def signals(
     if "attention" in families:
         heads = seen.attention.mean(1)
         coarse.append(jax.vmap(lambda weights: attention_scores(weights, n_frames=n_encoder))(heads))
-    of_heads = jnp.zeros((len(OF_CTC) + 1, rows))
+    of_ctc, of_gradients = jnp.zeros((len(OF_CTC), rows)), jnp.zeros((len(OF_GRADIENTS), rows))
     if "ctc" in families:
         heard, silent = ctc_scores(seen.ctc_log_probs, labels)
         coarse.append(jnp.maximum(heard, LEAST)[None])
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
-        of_heads = jnp.stack([blank, jnp.exp(_least_around(blank)), jnp.zeros(rows)])
+        of_ctc = jnp.stack([blank, jnp.exp(_least_around(blank))])
+    if wanted:
+        at_encoder = to_fine(coarse[0][-1])
+        share = jax.nn.softmax(jnp.where(real, at_encoder, -1e9), axis=1)
+        # Past its end a transcript has label 0, of which there is a gradient as well.
+        salient = jnp.where(labels[:, None] > 0, share, 0.0).sum(0) / IN_SPEECH
+        logs = jnp.log(jnp.maximum(salient, np.float32(np.exp(SILENT))))
+        of_gradients = jnp.stack([logs, jnp.exp(_least_around(-salient))])
     found = [*fine, *([jax.vmap(to_fine)(jnp.concatenate(coarse))] if coarse else [])]
     n_deeper = len(seen.coarse)
     if wanted:
@@ -148,7 +175,7 @@ def signals(
     said = jnp.take_along_axis(seen.log_probs, labels[:, None], axis=1)[:, 0]
     return Signals(
         jnp.where(real, parts, 0.0),
-        _cues(features, of_heads, real),
+        _cues(features, jnp.concatenate([of_ctc, of_gradients, jnp.zeros((1, rows))]), real),
         jnp.stack([jnp.maximum(said, LEAST), -entropy], axis=1),
         seen.missed,
         seen.states[block_of(network.config) - 1],
@@ -245,7 +272,7 @@ def _sizes(gradient: Leaves):
 
 
 def _cues(
-    features: Float[Array, "frames mels"], of_heads: Float[Array, "heads frames"], real: Bool[Array, " frames"]
+    features: Float[Array, "frames mels"], of_network: Float[Array, "more frames"], real: Bool[Array, " frames"]
 ) -> Float[Array, "cues frames"]:
     energy = jax.nn.logsumexp(features, axis=1) - np.float32(np.log(features.shape[1]))
     parts = [part.mean(1) for part in jnp.array_split(features, BANDS, axis=1)]
@@ -259,7 +286,7 @@ def _cues(
     # Where a recording is quiet, whatever noise there is: 0 there, 1 where it is loud.
     quiet = percentile_of(energy, 5.0, real)
     level = jnp.clip((energy - quiet) / jnp.maximum(loud[0] - quiet, 1.0), 0.0, 1.0)
-    return jnp.where(real, jnp.concatenate([relative, change[None], level[None], of_heads]), 0.0)
+    return jnp.where(real, jnp.concatenate([relative, change[None], level[None], of_network]), 0.0)
 
 
 def _least_around(values: Float[Array, " frames"]) -> Float[Array, " frames"]:

@@ -10,7 +10,21 @@ import pytest
 from gradalign.evidence import log_saliency, upsample
 from gradalign.plain import gradient_saliency
 from gradalign.readout import read_signals
-from gradalign.signals import BANDS, CUES, FAMILIES, LEAST, OF_CTC, chosen, family, signal_names, signals
+from gradalign.signals import (
+    AROUND,
+    BANDS,
+    CUES,
+    FAMILIES,
+    IN_SPEECH,
+    LEAST,
+    OF_CTC,
+    OF_GRADIENTS,
+    SILENT,
+    chosen,
+    family,
+    signal_names,
+    signals,
+)
 
 LABELS = ("A", "B", "K", "A")
 N_FRAMES = 42
@@ -84,6 +98,18 @@ def test_ctc_attention_and_sureness(tiny_bundle, features, seen, names):
     np.testing.assert_allclose(seen.sure[:, 1], (np.exp(log_probs) * log_probs).sum(1), atol=1e-4)
 
 
+def test_salient_frames_are_those_that_the_labels_gradients_lie_in(tiny_bundle, features, seen):
+    sizes = gradient_saliency(tiny_bundle, features, tiny_bundle.ids(LABELS), leaf="encoder")
+    between = np.array([np.interp(np.arange(N_FRAMES) / 4, np.arange(len(row)), np.log(row)) for row in sizes])
+    share = np.exp(between) / np.exp(between).sum(1, keepdims=True)
+    labels_a_frame = share.sum(0)
+    assert labels_a_frame.sum() == pytest.approx(len(LABELS), rel=1e-5)
+    log, around = (seen.cues[CUES.index(name)] for name in OF_GRADIENTS)
+    np.testing.assert_allclose(log, np.maximum(np.log(labels_a_frame / IN_SPEECH), SILENT), atol=1e-3)
+    most = [labels_a_frame[max(t - AROUND, 0) : t + AROUND + 1].max() for t in range(N_FRAMES)]
+    np.testing.assert_allclose(around, np.exp(-np.array(most) / IN_SPEECH), atol=1e-3)
+
+
 def test_windows_as_long_as_the_recording_see_what_whole_gradients_do(tiny_bundle, features, seen, monkeypatch):
     from gradalign import signals as module
 
@@ -127,7 +153,8 @@ def test_a_part_is_what_the_whole_holds(tiny_bundle, features, seen, names):
     network, ids = tiny_bundle.network, jnp.asarray(tiny_bundle.ids(LABELS))
     part = chosen(network, jnp.asarray(features), ids, names=wanted)
     np.testing.assert_allclose(part.scores, seen.scores[[names.index(name) for name in wanted]], atol=1e-3)
-    assert not np.asarray(part.cues)[[CUES.index(name) for name in OF_CTC]].any()  # nothing is taken from the CTC head
+    # Nothing is taken from the CTC head, nor from gradients.
+    assert not np.asarray(part.cues)[[CUES.index(name) for name in OF_CTC + OF_GRADIENTS]].any()
     with pytest.raises(ValueError, match=r"no signal gradient@block-9; it has gradient@features"):
         chosen(network, jnp.asarray(features), ids, names=("gradient@block-9",))
 
