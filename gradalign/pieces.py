@@ -76,8 +76,9 @@ def joined(parts: list[tuple[Piece, Signals]], whole: Signals, ctc: int) -> Sign
 
     Returns:
         Signals of all labels at all frames; outside of its piece a label has the score of the piece's outermost frame
-        there, since a step at the cut would look like a boundary to a time filter. Between pieces cues are those of the
-        last frame of a piece.
+        there, since a step at the cut would look like a boundary to a time filter. Cues of gradients are those of the
+        pieces, which do not see each other; frames of no piece have those of the last frame before them that has any,
+        or the first one after.
     """
     n_signals = parts[0][1].scores.shape[0]
     n_labels, n_frames = whole.scores.shape[1:]

@@ -28,7 +28,7 @@ from gradalign.errors import AlignmentError
 from gradalign.nn.aed import FEATURES_LEAF
 from gradalign.nn.config import AEDConfig
 from gradalign.pieces import Piece, joined, pieces
-from gradalign.signals import CUES, LEAST, OF_CTC, OF_GRADIENTS, Signals, family, signal_names
+from gradalign.signals import CUES, LEAST, OF_CLASSIFIER, OF_CTC, OF_GRADIENTS, Signals, family, signal_names
 from gradalign.signals import chosen as chosen_signals
 
 _log = logging.getLogger(__name__)
@@ -275,7 +275,7 @@ def picked(seen: AllSignals, chosen: Sequence[str], names: Sequence[str]) -> Sig
     source = seen.together if "ctc" in chosen else seen.apart
     cues = np.array(source.cues, np.float32)
     families = {family(name) for name in chosen}
-    for kind, of_it in (("ctc", OF_CTC), ("gradient", OF_GRADIENTS), ("classifier", ("no-phone",))):
+    for kind, of_it in (("ctc", OF_CTC), ("gradient", OF_GRADIENTS), ("classifier", OF_CLASSIFIER)):
         if kind not in families:
             cues[[CUES.index(name) for name in of_it]] = 0.0
     rows = [names.index(name) for name in chosen]

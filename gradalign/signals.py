@@ -31,9 +31,12 @@ OF_CTC = ("blank", "blank-around")
 which is 1 where nothing is said and, unlike its log, near 0 in every pause that is shorter."""
 
 OF_GRADIENTS = ("salient", "salient-around")
-"""Cues that are read off the gradients at the output of the encoder: how many labels the saliency of all of them has at
-the frame, as ``log(n / IN_SPEECH)``; and the least of ``exp(-n / IN_SPEECH)`` within `AROUND` frames, which is near 1
-where nothing is said."""
+"""Cues that are read off the gradients at the output of the encoder. With n the sum over labels of the share of a
+label's saliency that lies at the frame: ``log(n / IN_SPEECH)``, low in silence; and the least of
+``exp(-n / IN_SPEECH)`` within `AROUND` frames, which, as "blank-around", is near 1 where nothing is said."""
+
+OF_CLASSIFIER = ("no-phone",)
+"""The silence of `gradalign.classifier` (log)."""
 
 CUES = (
     "energy",
@@ -42,19 +45,20 @@ CUES = (
     "level",
     *OF_CTC,
     *OF_GRADIENTS,
-    "no-phone",
+    *OF_CLASSIFIER,
 )
 """Cues of a frame: log energy of all bands and of each part, spectral change, the place of the energy between the quiet
-and the loud parts of the recording; `OF_CTC` and `OF_GRADIENTS`, 0 where neither is read; and the silence of
-`gradalign.classifier` (log), 0 where no classifier is asked."""
+and the loud parts of the recording; `OF_CTC`, `OF_GRADIENTS` and `OF_CLASSIFIER`, each 0 where what it is read off is
+not asked."""
 
 AROUND = 20
-"""Frames to either side: in speech the CTC head hears a label at least that often, in noise between words none."""
+"""Frames to either side: in speech the CTC head hears a label, and gradients lie on one, at least that often; in noise
+between words none."""
 
 IN_SPEECH = 0.05
-"""Labels a frame in slow speech; where it is fast there are three times as many."""
+"""Labels a frame of 10 ms in slow speech; where it is fast there are three times as many."""
 
-SILENT = -4.0
+LEAST_SALIENT = -4.0
 """Logs of labels a frame, relative to speech, that are below this count as this: it is silent there."""
 
 QUIETEST = -7.0
@@ -161,7 +165,7 @@ def signals(
         share = jax.nn.softmax(jnp.where(real, at_encoder, -1e9), axis=1)
         # Past its end a transcript has label 0, of which there is a gradient as well.
         salient = jnp.where(labels[:, None] > 0, share, 0.0).sum(0) / IN_SPEECH
-        logs = jnp.log(jnp.maximum(salient, np.float32(np.exp(SILENT))))
+        logs = jnp.log(jnp.maximum(salient, np.float32(np.exp(LEAST_SALIENT))))
         of_gradients = jnp.stack([logs, jnp.exp(_least_around(-salient))])
     found = [*fine, *([jax.vmap(to_fine)(jnp.concatenate(coarse))] if coarse else [])]
     n_deeper = len(seen.coarse)

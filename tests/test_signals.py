@@ -17,9 +17,9 @@ from gradalign.signals import (
     FAMILIES,
     IN_SPEECH,
     LEAST,
+    LEAST_SALIENT,
     OF_CTC,
     OF_GRADIENTS,
-    SILENT,
     chosen,
     family,
     signal_names,
@@ -105,7 +105,7 @@ def test_salient_frames_are_those_that_the_labels_gradients_lie_in(tiny_bundle, 
     labels_a_frame = share.sum(0)
     assert labels_a_frame.sum() == pytest.approx(len(LABELS), rel=1e-5)
     log, around = (seen.cues[CUES.index(name)] for name in OF_GRADIENTS)
-    np.testing.assert_allclose(log, np.maximum(np.log(labels_a_frame / IN_SPEECH), SILENT), atol=1e-3)
+    np.testing.assert_allclose(log, np.maximum(np.log(labels_a_frame / IN_SPEECH), LEAST_SALIENT), atol=1e-3)
     most = [labels_a_frame[max(t - AROUND, 0) : t + AROUND + 1].max() for t in range(N_FRAMES)]
     np.testing.assert_allclose(around, np.exp(-np.array(most) / IN_SPEECH), atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""What training minimises: decoder, CTC, and what exact times of synthetic speech teach."""
+"""What training minimises: decoder, CTC, and what known times teach."""
 
 from typing import NamedTuple
 
