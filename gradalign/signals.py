@@ -161,12 +161,7 @@ def signals(
         blank = jnp.where(real, to_fine(jnp.maximum(silent, LEAST)[None])[0], 0.0)
         of_ctc = jnp.stack([blank, jnp.exp(_least_around(blank))])
     if wanted:
-        at_encoder = to_fine(coarse[0][-1])
-        share = jax.nn.softmax(jnp.where(real, at_encoder, -1e9), axis=1)
-        # Past its end a transcript has label 0, of which there is a gradient as well.
-        salient = jnp.where(labels[:, None] > 0, share, 0.0).sum(0) / IN_SPEECH
-        logs = jnp.log(jnp.maximum(salient, np.float32(np.exp(LEAST_SALIENT))))
-        of_gradients = jnp.stack([logs, jnp.exp(_least_around(-salient))])
+        of_gradients = _cues_of_gradients(to_fine(coarse[0][-1]), labels, real)
     found = [*fine, *([jax.vmap(to_fine)(jnp.concatenate(coarse))] if coarse else [])]
     n_deeper = len(seen.coarse)
     if wanted:
@@ -291,6 +286,17 @@ def _cues(
     quiet = percentile_of(energy, 5.0, real)
     level = jnp.clip((energy - quiet) / jnp.maximum(loud[0] - quiet, 1.0), 0.0, 1.0)
     return jnp.where(real, jnp.concatenate([relative, change[None], level[None], of_network]), 0.0)
+
+
+def _cues_of_gradients(
+    scores: Float[Array, "labels frames"], labels: Int[Array, " labels"], real: Bool[Array, " frames"]
+) -> Float[Array, "cues frames"]:
+    """`OF_GRADIENTS`, from the log-saliency at the output of the encoder."""
+    share = jax.nn.softmax(jnp.where(real, scores, -1e9), axis=1)
+    # Past its end a transcript has label 0, of which there is a gradient as well.
+    salient = jnp.where(labels[:, None] > 0, share, 0.0).sum(0) / IN_SPEECH
+    logs = jnp.log(jnp.maximum(salient, np.float32(np.exp(LEAST_SALIENT))))
+    return jnp.stack([logs, jnp.exp(_least_around(-salient))])
 
 
 def _least_around(values: Float[Array, " frames"]) -> Float[Array, " frames"]:
