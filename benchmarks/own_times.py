@@ -1,9 +1,9 @@
-"""Times of recordings by a model's own alignment, to train the next one's gradients on.
+"""Times of recordings by a model's own alignment, to train the next one's gradients or learn a calibration on.
 
     python benchmarks/own_times.py recordings/train.jsonl --sets librispeech ljspeech -o timed.jsonl
 
-Recordings are aligned by all of the model's evidence and cut at pauses into parts that are short enough for
-`loss.saliency_max_frames`. Parts with a word that the model is not sure of are left out.
+Recordings are aligned by all of the model's evidence and cut at pauses into parts of at most `--longest` seconds, by
+default what `loss.saliency_max_frames` allows. Parts with a word that the model is not sure of are left out.
 """
 
 import argparse

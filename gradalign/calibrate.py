@@ -1,4 +1,4 @@
-"""Learning a model's calibration from speech whose times are known: synthetic, or recordings aligned by hand."""
+"""Learning a model's calibration from speech with times: synthetic, or recordings aligned by hand or by a model."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +46,9 @@ METHODS: Mapping[str, Collection[str]] = {
 FEWEST = 100
 """A classifier of frames is not learnt from fewer utterances: it is made of thousands of numbers."""
 
+GROUPS = 4
+"""Of utterances of about one size: with more of them less is padded, and more is compiled."""
+
 
 def calibrate(
     bundle: Bundle,
@@ -53,6 +56,7 @@ def calibrate(
     *,
     about: str,
     framed: Sequence[TimedUtterance] = (),
+    besides: Sequence[TimedUtterance] = (),
     classifier: Classifier | None = None,
     methods: Mapping[str, Collection[str]] = METHODS,
     confidences: bool = True,
@@ -70,6 +74,8 @@ def calibrate(
         about: On what it is learnt, in words; kept with the calibrations.
         framed: Other speech with times, to learn the classifier of frames from; none to take the one given. Not the
             same speech: of what it has learnt from it is surer than of anything else.
+        besides: Recordings whose times are not certain, such as a model's own: weights are learnt from these, too, but
+            neither confidence nor the classifier.
         classifier: The one to weigh if less than `FEWEST` of it can be used; None for the model's own, if any.
         methods: What to learn, by the name that it gets: the families of signals that it weighs, or single signals.
         confidences: Whether to learn the confidence of words as well.
@@ -79,7 +85,7 @@ def calibrate(
         status: Told what is being done.
 
     Raises:
-        AlignmentError: If no utterance can be used.
+        AlignmentError: If none of the utterances can be used, or none of those besides.
         ValueError: If a method has no signals, or one that the model does not have.
     """
     classifier = classifier_of(bundle.calibrations) if classifier is None else classifier
@@ -92,25 +98,14 @@ def calibrate(
         report("no classifier of frames: there is none yet, and too little speech to learn it from")
     names = names_of(bundle.network.config, classifier)
     by_method = {method: _chosen(method, wanted, names) for method, wanted in methods.items()}
-    read, problems = [], []
-    for number, utterance in enumerate(utterances, 1):
-        status(f"reading {number}/{len(utterances)} utterances")
-        try:
-            read.append(_read(bundle, utterance, classifier))
-        except AlignmentError as error:
-            problems.append(str(error))
-    if not read:
-        raise AlignmentError(
-            f"none of {len(utterances)} utterances can be used: each needs a text and the times of its words and phones"
-            + (f"; the first one: {problems[0]}" if problems else "")
-        )
-    if problems:
-        report(f"{len(problems)} of {len(utterances)} utterances left out, the first one because of: {problems[0]}")
+    read = _all_read(bundle, utterances, classifier, "utterances", report, status)
+    if besides:
+        read += _all_read(bundle, besides, classifier, "recordings besides", report, status)
     found: dict[str, Calibration] = {}
     for method, chosen in by_method.items():
-        examples = _stacked([_example(one, chosen, names) for one in read])
+        groups = _alike([_example(one, chosen, names) for one in read])
         with_frames = classifier if any(family(name) == "classifier" for name in chosen) else None
-        weights = _learnt(method, examples, steps, report, status)
+        weights = _learnt(method, groups, steps, report, status)
         found[method] = Calibration(chosen, weights, classifier=with_frames)
     if confidences:
         learnt_too = _confidences(bundle, utterances, found, names, seed, status)
@@ -128,7 +123,7 @@ def _chosen(method: str, wanted: Collection[str], names: Sequence[str]) -> tuple
 
 
 def _learnt(
-    method: str, examples: Example, steps: int, report: Callable[[str], None], status: Callable[[str], None]
+    method: str, groups: Sequence[Example], steps: int, report: Callable[[str], None], status: Callable[[str], None]
 ) -> Weights:
     """`learn`, and tell of it."""
     last = 0.0
@@ -138,7 +133,7 @@ def _learnt(
         last = value
         status(f"{method}: iteration {step + 1}/{steps}, loss {value:.4f}")
 
-    weights = learn(examples, steps=steps, report=told)
+    weights = learn(*groups, steps=steps, report=told)
     report(f"{method}: loss {last:.4f} a frame")
     return jax.tree.map(np.asarray, weights)
 
@@ -204,6 +199,32 @@ def _framed(
     return labels, features, (times - bundle.grid.edge_s(0)) / bundle.grid.hop_s
 
 
+def _all_read(
+    bundle: Bundle,
+    utterances: Sequence[TimedUtterance],
+    classifier: Classifier | None,
+    what: str,
+    report: Callable[[str], None],
+    status: Callable[[str], None],
+) -> list[_Read]:
+    """Every utterance that can be used; what cannot is reported, and an AlignmentError if nothing is left."""
+    read, problems = [], []
+    for number, utterance in enumerate(utterances, 1):
+        status(f"reading {number}/{len(utterances)} {what}")
+        try:
+            read.append(_read(bundle, utterance, classifier))
+        except AlignmentError as error:
+            problems.append(str(error))
+    if not read:
+        raise AlignmentError(
+            f"none of {len(utterances)} {what} can be used: each needs a text and the times of its words and phones"
+            + (f"; the first one: {problems[0]}" if problems else "")
+        )
+    if problems:
+        report(f"{len(problems)} of {len(utterances)} {what} left out, the first one because of: {problems[0]}")
+    return read
+
+
 def _read(bundle: Bundle, utterance: TimedUtterance, classifier: Classifier | None) -> _Read:
     owners = _owners(utterance)
     labels, features, edges = _framed(bundle, utterance)
@@ -241,6 +262,13 @@ def _example(one: _Read, chosen: Sequence[str], names: Sequence[str]) -> Example
         jnp.asarray(len(one.labels)),
         jnp.asarray(n_frames),
     )
+
+
+def _alike(examples: Sequence[Example]) -> list[Example]:
+    """Examples stacked with others of about their size, since each costs what the largest beside it costs."""
+    by_size = sorted(examples, key=lambda e: int(e.n_labels) * int(e.n_frames))
+    size = -(-len(by_size) // GROUPS)
+    return [_stacked(by_size[first : first + size]) for first in range(0, len(by_size), size)]
 
 
 def _stacked(examples: Sequence[Example]) -> Example:
@@ -331,8 +359,8 @@ def _tried(
 
 
 def learn(
-    examples: Example,
-    *,
+    first: Example,
+    *others: Example,
     steps: int = 200,
     decay: float = 1e-2,
     report: Callable[[int, float], None] = lambda step, value: None,
@@ -342,19 +370,24 @@ def learn(
     Not by Adam: signals differ so much in size that a rate which is right for one diverges for another.
 
     Args:
-        examples: All utterances, stacked along a leading axis.
+        first: Utterances stacked along a leading axis.
+        others: More of them, padded to another size: it saves time and memory and changes nothing else.
         steps: Iterations at most.
         decay: Weight of the squared distance from the start, which keeps what the data do not tell.
         report: Told the number of an iteration and the loss after it.
     """
-    flat, unflatten = ravel_pytree(initial(examples.signals.scores.shape[1]))
+    groups = (first, *others)
+    flat, unflatten = ravel_pytree(initial(first.signals.scores.shape[1]))
+    n_utterances = sum(len(group.n_labels) for group in groups)
 
     def total(point, data):
-        start, examples = data
+        start, groups = data
         weights = unflatten(point)
-        # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
-        labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), examples)
-        losses = jax.vmap(surprise)(labels, silence, examples)
-        return losses.mean() + decay * jnp.square(point - start).sum()
+        loss = decay * jnp.square(point - start).sum()
+        for group in groups:
+            # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
+            labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), group)
+            loss += jax.vmap(surprise)(labels, silence, group).sum() / n_utterances
+        return loss
 
-    return unflatten(jnp.asarray(minimise(total, np.asarray(flat), (flat, examples), steps=steps, report=report)))
+    return unflatten(jnp.asarray(minimise(total, np.asarray(flat), (flat, groups), steps=steps, report=report)))

@@ -83,10 +83,12 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
 
   gradalign calibrate run/models/last                  on synthetic speech, whose times are exact
   gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
+  gradalign calibrate MODEL --besides own.jsonl        on both: times may be the model's own
   gradalign align rec.wav "what was said" --calibration mine.json
 
 Writes calibration.json into the model's folder, where align finds it. Takes up to three quarters
-of an hour on synthetic speech, minutes on a dozen recordings."""
+of an hour on synthetic speech, a quarter more with 186 recordings of 3 s besides, minutes on a dozen
+recordings."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
@@ -406,6 +408,14 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         nargs="+",
         help="speech with times: a manifest with words and phones, or a folder of recordings with TextGrids "
         "(default: synthetic speech, made now)",
+    )
+    command.add_argument(
+        "--besides",
+        metavar="CORPUS",
+        type=Path,
+        nargs="+",
+        help="recordings with times to learn weights from beside the synthetic speech, all of them; their times may be "
+        "the model's own (benchmarks/own_times.py): confidence and the classifier are learnt without them",
     )
     command.add_argument(
         "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"

@@ -12,7 +12,7 @@ from flax import nnx
 from gradalign import bundle as bundles
 from gradalign.aligner import align
 from gradalign.alignment import Interval
-from gradalign.calibrate import METHODS, calibrate, learn
+from gradalign.calibrate import GROUPS, METHODS, _alike, calibrate, learn
 from gradalign.calibration import (
     CLASS_NAMES,
     TAPS,
@@ -247,6 +247,57 @@ def test_speech_without_times_of_words_is_refused(tiny_bundle):
     lost = TimedUtterance(np.zeros(8_000), "back", (Interval(0.1, 0.2, "B"),), (Interval(0.3, 0.4, "back"),))
     with pytest.raises(AlignmentError, match=r"none of 1 utterances .*phone B at 0\.100 s lies in no"):
         calibrate(tiny_bundle, [lost], about="nothing")
+
+
+def cut(example: Example, n_labels: int, n_frames: int) -> Example:
+    """The beginning of an example."""
+    seen = Signals(
+        example.signals.scores[:, :n_labels, :n_frames],
+        example.signals.cues[:, :n_frames],
+        example.signals.sure[:n_labels],
+    )
+    topology = Topology.words([0, 0, 1, 1][:n_labels])
+    path = jnp.where(example.path < n_labels, example.path, -1)[:n_frames]
+    return Example(seen, example.classes[:n_labels], topology, path, jnp.asarray(n_labels), jnp.asarray(n_frames))
+
+
+def test_utterances_in_groups_of_their_size_count_the_same_each(rng):
+    """What is minimised is the plain mean of the losses of all utterances, each computed by itself and not padded."""
+    sizes = [(4, 60), (2, 30), (4, 57), (3, 45), (4, 59), (2, 33), (3, 47)]
+    examples = [cut(planted(rng), *size) for size in sizes]
+    groups = _alike(examples)
+    assert len(groups) == GROUPS
+    kept = [(int(n), int(t)) for group in groups for n, t in zip(group.n_labels, group.n_frames, strict=True)]
+    assert sorted(kept) == sorted(sizes)
+    heard: list[float] = []
+    found = learn(*groups, steps=3, decay=0.1, report=lambda step, value: heard.append(value))
+    start = initial(2)
+    far = sum(float(jnp.square(a - b).sum()) for a, b in zip(found, start, strict=True))
+    alone = np.mean([float(loss(found, example)) for example in examples])
+    assert heard[-1] == pytest.approx(alone + 0.1 * far, rel=1e-3)
+    assert alone < np.mean([float(loss(start, example)) for example in examples])
+
+
+def spoken(rng: np.random.Generator, first: float) -> TimedUtterance:
+    phones = tuple(Interval(first + 0.1 * i, first + 0.1 * (i + 1), label) for i, label in enumerate("BAK"))
+    return TimedUtterance(0.1 * rng.normal(size=8_000), "back", phones, (Interval(first, first + 0.3, "back"),))
+
+
+def test_recordings_besides_teach_weights_but_not_confidence(tiny_bundle, rng):
+    exact, uncertain, states = spoken(rng, 0.1), spoken(rng, 0.15), []
+    methods = {"mine": ["ctc"]}
+    done = calibrate(
+        tiny_bundle, [exact], besides=[uncertain], about="", methods=methods, steps=5, status=states.append
+    )
+    both = calibrate(tiny_bundle, [exact, uncertain], about="", methods=methods, confidences=False, steps=5)
+    alone = calibrate(tiny_bundle, [exact], about="", methods=methods, confidences=False, steps=5)
+    taps = [np.asarray(found.calibrations["mine"].weights.taps) for found in (done, both, alone)]
+    np.testing.assert_array_equal(taps[0], taps[1])
+    assert np.abs(taps[0] - taps[2]).max() > 1e-4
+    assert [state for state in states if "confidence" in state] == ["confidence: 1/1 utterances"]
+    lost = exact._replace(words=(Interval(0.4, 0.45, "back"),))
+    with pytest.raises(AlignmentError, match=r"none of 1 recordings besides can be used: .*phone B at 0\.100 s"):
+        calibrate(tiny_bundle, [exact], besides=[lost], about="", methods=methods)
 
 
 def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):

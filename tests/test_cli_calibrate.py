@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from flax import nnx
 
+from gradalign import audio, calibrate, calibration, io, timed_speech
 from gradalign import bundle as bundles
-from gradalign import calibration, io, timed_speech
 from gradalign.bundle import Bundle
 from gradalign.classifier import Classifier, name_of
 from gradalign.features import LogMel
@@ -32,6 +33,7 @@ def _here(tmp_path, monkeypatch, rng):
     soundfile.write("rec.wav", 0.1 * rng.normal(size=16_000), 16_000)
     line = {"audio_filepath": "rec.wav", "text": "the cat", "speaker": "me", "words": WORDS, "phones": PHONES_SAID}
     Path("timed.jsonl").write_text("\n".join(json.dumps(line | {"id": name}) for name in "abc"))
+    Path("lost.jsonl").write_text(json.dumps(line | {"audio_filepath": "lost.wav"}))
     Path("bare.jsonl").write_text(json.dumps({"audio_filepath": "rec.wav", "text": "the cat"}))
 
 
@@ -112,6 +114,27 @@ def test_synthetic_speech_holds_many_sentences_and_the_classifier_has_others(run
     assert all(len(readers[text]) == said["1"].count(text) for text in readers)
 
 
+def test_recordings_besides_are_learnt_from_as_they_are(run_command, monkeypatch):
+    monkeypatch.setattr("gradalign.commands.calibrate._calibration_speech", lambda *_: [[Path("timed.jsonl")], []])
+    line = json.loads(Path("timed.jsonl").read_text().splitlines()[0])
+    Path("own.jsonl").write_text(json.dumps(line | {"id": "x", "speaker": "her"}))
+    taken = {}
+    real = calibrate.calibrate
+
+    def learn(bundle, utterances, *, besides, **options):
+        taken.update(utterances=utterances, besides=besides)
+        return real(bundle, utterances, besides=besides, **options)
+
+    monkeypatch.setattr(calibrate, "calibrate", learn)
+    options = ("--besides", "own.jsonl", "own.jsonl", "--utterances", "2", "--frame-utterances", "0", "--steps", "1")
+    status, out, err = run_command("calibrate", "tiny", *options)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].endswith("learnt on 2 synthetic utterances of me, and 1 recordings of her")
+    assert len(taken["utterances"]) == 2
+    (besides,) = taken["besides"]  # once, and nothing is put around or under it
+    np.testing.assert_array_equal(besides.samples, audio.levelled(audio.read("rec.wav", sample_rate=16_000)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -119,6 +142,9 @@ def test_synthetic_speech_holds_many_sentences_and_the_classifier_has_others(run
         (("tiny", "--data", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of both phones and words"),
         (("tiny", "--data", "timed.jsonl", "--voices", "flite-slt"), 2, "--voices are for synthetic speech"),
         (("tiny", "--voices", "nobody"), 2, "nobody"),
+        (("tiny", "--data", "timed.jsonl", "--besides", "timed.jsonl"), 2, "--besides is for recordings beside synth"),
+        (("tiny", "--besides", "lost.jsonl"), 1, "lost.wav: no such audio file; check the paths of --bes"),
+        (("tiny", "--besides", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of both phones and words"),
         (("tiny", "--data", "timed.jsonl", "-o", "none/c.json"), 1, "there is no directory none"),
     ],
 )

@@ -29,6 +29,12 @@ def run(args: argparse.Namespace) -> int:
     target = outputs.target(str(path), Path(CALIBRATION), ".json", overwrite=args.overwrite)
     if args.data and args.voices:
         args.parser.error("--voices are for synthetic speech, which is made only without --data")
+    if args.data and args.besides:
+        args.parser.error("--besides is for recordings beside synthetic speech, which is made only without --data")
+    besides = _once(_with_times(args.besides or ()))
+    for utterance in besides:
+        if not utterance.audio.is_file():  # said now, not after synthetic speech has been made
+            raise FormatError(f"{utterance.audio}: no such audio file; check the paths of --besides")
     with tempfile.TemporaryDirectory() as scratch:
         utterances, others, about = _timed_speech(args, Path(scratch))
         note(f"loading model {args.model}", quiet=args.quiet)
@@ -50,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
             timed, framed = (
                 [among_people(utterance, rng, sample_rate=rate) for utterance in part] for part in (timed, framed)
             )
+        recordings = [read(utterance, bundle) for utterance in besides]
+        if besides:
+            about += f", and {_named(besides, 'recordings')}"
         report, status = reporters(quiet=args.quiet)
         # Confidence is learnt from transcripts that are made wrong: what is said of them would only alarm.
         with without_warnings():
@@ -58,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 timed,
                 about=about,
                 framed=framed,
+                besides=recordings,
                 classifier=_own_classifier(args.model, network),
                 steps=args.steps,
                 seed=args.seed,
@@ -133,7 +143,7 @@ def _timed_speech(args: argparse.Namespace, scratch: Path) -> "tuple[list[Uttera
     draw = random.Random(args.seed)
     if args.data:
         # A recording that is listed twice must not be in both parts.
-        timed = list({(u.audio.resolve(), u.start, u.id): u for u in _with_times(args.data)}.values())
+        timed = _once(_with_times(args.data))
         draw.shuffle(timed)
         chosen, others = timed[: args.utterances], timed[args.utterances :][: args.frame_utterances]
     else:
@@ -145,12 +155,21 @@ def _timed_speech(args: argparse.Namespace, scratch: Path) -> "tuple[list[Uttera
                 strict=True,
             )
         )
-    speakers = sorted({u.speaker for u in chosen if u.speaker})
-    kind = "recordings" if args.data else "synthetic utterances"
-    named = (
-        f" of {', '.join(speakers)}" if 0 < len(speakers) <= 12 else f" of {len(speakers)} speakers" * bool(speakers)
-    )
-    return chosen, others, f"{len(chosen)} {kind}{named}"
+    return chosen, others, _named(chosen, "recordings" if args.data else "synthetic utterances")
+
+
+def _once(utterances: "Sequence[Utterance]") -> "list[Utterance]":
+    """Each utterance once, in however many manifests it is."""
+    return list({(u.audio.resolve(), u.start, u.id): u for u in utterances}.values())
+
+
+def _named(utterances: "Sequence[Utterance]", kind: str) -> str:
+    """How many they are, and of whom."""
+    speakers = sorted({u.speaker for u in utterances if u.speaker})
+    if not speakers:
+        return f"{len(utterances)} {kind}"
+    whose = ", ".join(speakers) if len(speakers) <= 12 else f"{len(speakers)} speakers"
+    return f"{len(utterances)} {kind} of {whose}"
 
 
 def _with_times(sources: "Sequence[Path]") -> "list[Utterance]":
