@@ -87,8 +87,7 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign align rec.wav "what was said" --calibration mine.json
 
 Writes calibration.json into the model's folder, where align finds it. Takes up to three quarters
-of an hour on synthetic speech, a quarter of an hour more with 186 recordings of 3 s besides, and
-minutes on a dozen recordings."""
+of an hour on synthetic speech, longer with recordings besides, minutes on a dozen recordings."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
