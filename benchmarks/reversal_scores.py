@@ -104,6 +104,7 @@ def calibrated_on(bundle: Bundle, task: Task, utterances: list[Example]) -> Cali
     def known(e: Example) -> calibration.Example:
         seen = _padded(signals_of(bundle, task, e, names), task)
         n_labels, n_frames = len(e.labels), len(e.features)
+        topology = Topology.words(np.arange(n_labels)).padded(task.length[1])
         path = np.pad(
             calibration.true_path(e.spans.astype(np.float64), n_frames), (0, task.frames - n_frames), constant_values=-1
         )
@@ -111,8 +112,8 @@ def calibrated_on(bundle: Bundle, task: Task, utterances: list[Example]) -> Cali
         return calibration.Example(
             seen,
             jnp.asarray(np.pad(classes, (0, task.length[1] - n_labels))),
-            Topology.words(np.arange(n_labels)).padded(task.length[1]),
-            jnp.asarray(path),
+            topology,
+            jnp.asarray(calibration.true_mask(path, topology)),
             jnp.asarray(n_labels),
             jnp.asarray(n_frames),
         )

@@ -1,5 +1,6 @@
 """Learning a model's calibration from speech with times: synthetic, or recordings aligned by hand or by a model."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from gradalign.calibration import (
     initial,
     scores,
     surprise,
+    true_mask,
     true_path,
 )
 from gradalign.classifier import Classifier
@@ -57,6 +59,7 @@ def calibrate(
     about: str,
     framed: Sequence[TimedUtterance] = (),
     besides: Sequence[TimedUtterance] = (),
+    within: float = 0.0,
     classifier: Classifier | None = None,
     methods: Mapping[str, Collection[str]] = METHODS,
     confidences: bool = True,
@@ -76,6 +79,8 @@ def calibrate(
             same speech: of what it has learnt from it is surer than of anything else.
         besides: Recordings whose times are not certain, such as a model's own: weights are learnt from these, too, but
             neither confidence nor the classifier.
+        within: Seconds by which each boundary of those may be wrong, rounded up to frames: all paths within it count
+            as true, so that what is peculiar to whoever placed the boundaries need not be copied.
         classifier: The one to weigh if less than `FEWEST` of it can be used; None for the model's own, if any.
         methods: What to learn, by the name that it gets: the families of signals that it weighs, or single signals.
         confidences: Whether to learn the confidence of words as well.
@@ -86,8 +91,10 @@ def calibrate(
 
     Raises:
         AlignmentError: If none of the utterances can be used, or none of those besides.
-        ValueError: If a method has no signals, or one that the model does not have.
+        ValueError: If a method has no signals, or one that the model does not have; if `within` is not from 0 to 1.
     """
+    if not 0.0 <= within <= 1.0:
+        raise ValueError(f"expected within to be a number of seconds from 0 to 1, got {within}")
     classifier = classifier_of(bundle.calibrations) if classifier is None else classifier
     learnt, n_framed = _classifier(bundle, framed, report, status)
     if learnt is not None:
@@ -100,7 +107,11 @@ def calibrate(
     by_method = {method: _chosen(method, wanted, names) for method, wanted in methods.items()}
     read = _all_read(bundle, utterances, classifier, "utterances", report, status)
     if besides:
-        read += _all_read(bundle, besides, classifier, "recordings besides", report, status)
+        slack = math.ceil(round(within / bundle.grid.hop_s, 6))
+        read += [
+            one._replace(slack=slack)
+            for one in _all_read(bundle, besides, classifier, "recordings besides", report, status)
+        ]
     found: dict[str, Calibration] = {}
     for method, chosen in by_method.items():
         groups = _alike([_example(one, chosen, names) for one in read])
@@ -139,12 +150,13 @@ def _learnt(
 
 
 class _Read(NamedTuple):
-    """One utterance with all of its signals."""
+    """One utterance with all of its signals; its edges may be wrong by `slack` frames."""
 
     seen: AllSignals
     labels: tuple[str, ...]
     owners: tuple[int, ...]
     edges: Float[np.ndarray, "labels 2"]
+    slack: int = 0
 
 
 def _classifier(
@@ -196,7 +208,14 @@ def _framed(
     if len(features) * bundle.grid.hop_s > bundle.max_duration_s + 1.0:
         raise AlignmentError(f"it is longer than the {bundle.max_duration_s:.0f} s that the model takes")
     times = np.array([(phone.start, phone.end) for phone in utterance.phones])
-    return labels, features, (times - bundle.grid.edge_s(0)) / bundle.grid.hop_s
+    edges = (times - bundle.grid.edge_s(0)) / bundle.grid.hop_s
+    lost = np.setdiff1d(np.arange(len(labels)), true_path(edges, len(features)))
+    if len(lost):
+        phone, duration = utterance.phones[lost[0]], len(utterance.samples) / bundle.features.sample_rate
+        raise AlignmentError(
+            f"no frame is left for phone {phone.label} at {phone.start:.3f} s: the recording ends at {duration:.3f} s"
+        )
+    return labels, features, edges
 
 
 def _all_read(
@@ -253,12 +272,12 @@ def _features(bundle: Bundle, utterance: TimedUtterance) -> Float[np.ndarray, "f
 
 
 def _example(one: _Read, chosen: Sequence[str], names: Sequence[str]) -> Example:
-    n_frames = one.seen.together.scores.shape[2]
+    n_frames, topology = one.seen.together.scores.shape[2], Topology.words(one.owners)
     return Example(
         picked(one.seen, chosen, names),
         jnp.asarray(classes_of(one.labels)),
-        Topology.words(one.owners),
-        jnp.asarray(true_path(one.edges, n_frames)),
+        topology,
+        jnp.asarray(true_mask(true_path(one.edges, n_frames), topology, one.slack)),
         jnp.asarray(len(one.labels)),
         jnp.asarray(n_frames),
     )
@@ -283,9 +302,8 @@ def _stacked(examples: Sequence[Example]) -> Example:
             np.pad(e.signals.cues, ((0, 0), frames)),
             np.pad(e.signals.sure, (labels, (0, 0))),
         )
-        path = jnp.pad(e.path, frames, constant_values=-1)
-        topology = e.topology.padded(n_labels)
-        return Example(seen, jnp.pad(e.classes, labels), topology, path, e.n_labels, e.n_frames)
+        topology, mask = e.topology.padded(n_labels), jnp.pad(e.mask, (labels, frames))
+        return Example(seen, jnp.pad(e.classes, labels), topology, mask, e.n_labels, e.n_frames)
 
     return jax.tree.map(lambda *parts: jnp.stack(parts), *map(padded, examples))
 

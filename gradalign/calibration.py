@@ -4,7 +4,7 @@ The score of label s at frame t is a sum over signals k of ``gate_k(s) * (taps_k
 the label says about the cues of the frames around; the time filters differ a little from class to class. Silence has
 a score of its own from the cues and from how much evidence of speech there is. Together they are the potentials of a
 conditional random field over the paths of `gradalign.lattice`, and are learnt by maximum conditional likelihood of the
-true path (Lafferty, McCallum and Pereira 2001, section 3).
+true path (Lafferty, McCallum and Pereira 2001, section 3), or of all paths that are true as far as is known.
 """
 
 import json
@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gradalign.classifier import Classifier
 from gradalign.errors import FormatError
 from gradalign.io._files import write_text
-from gradalign.lattice import Topology, forward_backward, path_score
+from gradalign.lattice import Topology, forward_backward, spans
 from gradalign.signals import CUES, Signals
+
+UNTRUE = -1e3
+"""Added to scores where a label or silence cannot be by the true times: far more than weighed evidence comes to."""
 
 FORMAT, VERSION = "gradalign-calibration", 4
 TAPS = 15
@@ -86,13 +89,13 @@ def classifier_of(calibrations: Mapping[str, Calibration]) -> Classifier | None:
 
 
 class Example(NamedTuple):
-    """One utterance with its true path, padded.
+    """One utterance with its true paths, padded.
 
     Attributes:
         signals: Evidence of the signals that are used.
         classes: Index into `CLASS_NAMES` of each label.
         topology: Where silence may be.
-        path: Label at each frame, -1 in silence; see `true_path`.
+        mask: Where silence (row 0) and each label may be by the true times; see `true_mask`.
         n_labels: Real labels.
         n_frames: Real frames.
     """
@@ -100,7 +103,7 @@ class Example(NamedTuple):
     signals: Signals
     classes: Int[Array, " labels"]
     topology: Topology
-    path: Int[Array, " frames"]
+    mask: Bool[Array, "labels+1 frames"]
     n_labels: Int[Array, ""]
     n_frames: Int[Array, ""]
 
@@ -171,7 +174,7 @@ def _summed(by_tap: Float[Array, "*rows taps frames"]) -> Float[Array, "*rows fr
 
 
 def loss(weights: Weights, example: Example) -> Float[Array, ""]:
-    """Minus the log-probability of the true path, a frame; >= 0."""
+    """Minus the log-probability of the true paths together, a frame; >= 0."""
     return surprise(*scores(weights, example.signals, example.classes, example.n_labels), example)
 
 
@@ -185,11 +188,11 @@ def surprise(
         silence: Of silence.
         example: The utterance.
     """
-    total = forward_backward(
-        found, silence, example.topology, n_labels=example.n_labels, n_frames=example.n_frames
-    ).log_total
-    true = path_score(example.path, found, silence, n_frames=example.n_frames)
-    return (total - true) / example.n_frames
+    sizes = {"n_labels": example.n_labels, "n_frames": example.n_frames}
+    every = forward_backward(found, silence, example.topology, **sizes)
+    penalty = jnp.where(example.mask, 0.0, UNTRUE)
+    true = forward_backward(found + penalty[1:], silence + penalty[0], example.topology, **sizes)
+    return (every.log_total - true.log_total) / example.n_frames
 
 
 def true_path(edges: Float[np.ndarray, "labels 2"], n_frames: int) -> Int[np.ndarray, " frames"]:
@@ -210,6 +213,43 @@ def true_path(edges: Float[np.ndarray, "labels 2"], n_frames: int) -> Int[np.nda
         path[begin:end] = label
         at = end
     return path
+
+
+def true_mask(
+    path: Int[np.ndarray, " frames"], topology: Topology, slack: int = 0
+) -> Bool[np.ndarray, "labels_and_silence frames"]:
+    """Where silence and each label may be by times that are only nearly true.
+
+    Frames are judged one by one: a word that is no longer than twice the slack may also lie a little further away.
+
+    Args:
+        path: Label at each frame, -1 in silence; see `true_path`. No label that it has follows one that it lacks.
+        topology: Of its labels. Where no silence is allowed, a gap of the path may belong to either neighbour.
+        slack: Frames by which each boundary of the path may be wrong. Where silence is allowed there may be a pause of
+            up to twice as many that the path has not, and none where it has one as short.
+
+    Returns:
+        Silence in row 0, label k in row k + 1. Without slack and gaps one of them at each frame: the path.
+    """
+    n_labels, end = len(topology.skip_allowed), 0
+    mask = np.zeros((n_labels + 1, len(path)), bool)
+    last = 0
+    for label, (first, after) in enumerate(spans(path, n_labels)):
+        if after == first:
+            continue
+        if topology.silence_allowed[label]:
+            mask[0, max(0, end - slack) : first + slack] = True
+            begin = first
+        else:
+            mask[last, end : first + slack] = label > 0
+            begin = end
+        mask[label + 1, max(0, begin - slack) : after + slack] = True
+        last, end = label + 1, after
+    if topology.silence_allowed[last]:
+        mask[0, max(0, end - slack) :] = True
+    else:
+        mask[last, end:] = True
+    return mask
 
 
 def save(calibrations: Mapping[str, Calibration], path: str | Path, *, about: str, network: str) -> None:

@@ -417,6 +417,14 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "the model's own (benchmarks/own_times.py): confidence and the classifier are learnt without them",
     )
     command.add_argument(
+        "--within",
+        metavar="S",
+        type=_number("seconds from 0 to 1", 0.0, 1.0),
+        default=0.0,
+        help="seconds by which each boundary of these recordings may be wrong, such as 0.04 (default: 0, their times "
+        "are taken as exact)",
+    )
+    command.add_argument(
         "--voices", metavar="VOICE", nargs="+", help="of the synthetic speech: names or patterns, see gradalign synth"
     )
     command.add_argument(

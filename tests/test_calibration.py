@@ -1,6 +1,8 @@
 """Calibrations: what is planted is learnt, padding changes nothing, and files come back as they were."""
 
 import dataclasses
+import functools
+import itertools
 import json
 
 import jax
@@ -24,6 +26,8 @@ from gradalign.calibration import (
     loss,
     save,
     scores,
+    surprise,
+    true_mask,
     true_path,
 )
 from gradalign.errors import AlignmentError, FormatError
@@ -53,9 +57,15 @@ def planted(rng: np.random.Generator, gap: int = 6) -> Example:
     cues[0] = np.where(path < 0, -3.0, 0.0) + 0.3 * rng.normal(size=N_FRAMES)
     signals = Signals(*(jnp.asarray(x, jnp.float32) for x in (np.stack([late, noise]), cues, np.zeros((N_LABELS, 2)))))
     topology = Topology.words([0, 0, 1, 1])
-    return Example(
-        signals, jnp.zeros(N_LABELS, int), topology, jnp.asarray(path), jnp.asarray(N_LABELS), jnp.asarray(N_FRAMES)
-    )
+    mask = jnp.asarray(true_mask(path, topology))
+    return Example(signals, jnp.zeros(N_LABELS, int), topology, mask, jnp.asarray(N_LABELS), jnp.asarray(N_FRAMES))
+
+
+def path_of(example: Example) -> np.ndarray:
+    """The only true path of an example."""
+    mask = np.asarray(example.mask)
+    np.testing.assert_array_equal(mask.sum(axis=0), 1)
+    return mask.argmax(axis=0) - 1
 
 
 def stacked(examples: list[Example]) -> Example:
@@ -65,7 +75,7 @@ def stacked(examples: list[Example]) -> Example:
 def errors(weights, example: Example) -> np.ndarray:
     """Whether each frame is on the right label."""
     found, silence = scores(weights, example.signals, example.classes, N_LABELS)
-    return np.asarray(viterbi(found, silence, example.topology).labels) != np.asarray(example.path)
+    return np.asarray(viterbi(found, silence, example.topology).labels) != path_of(example)
 
 
 def test_a_planted_lag_and_a_planted_silence_are_learnt(rng):
@@ -86,11 +96,134 @@ def test_a_planted_lag_and_a_planted_silence_are_learnt(rng):
 def test_the_loss_is_minus_a_log_probability(rng):
     """Its gradient by the scores is posterior minus truth, so it is 0 where the truth is certain."""
     example = planted(rng)
-    sure = jnp.where(example.path[None, :] == jnp.arange(N_LABELS)[:, None], 50.0, -50.0)
+    sure = jnp.where(path_of(example)[None, :] == jnp.arange(N_LABELS)[:, None], 50.0, -50.0)
     certain = example._replace(signals=example.signals._replace(scores=jnp.stack([sure, sure])))
     quiet = initial(2)._replace(speech=jnp.zeros(3))
     assert 0 <= float(loss(quiet, certain)) < 1e-3
     assert float(loss(initial(2), example)) > 0
+
+
+@functools.cache
+def every_path(words: tuple[int, ...], n_frames: int) -> list[np.ndarray]:
+    """All paths of a small lattice, by trying every sequence."""
+    silence_allowed, found = Topology.words(words).silence_allowed, []
+    for path in itertools.product(range(-1, len(words)), repeat=n_frames):
+        runs = [label for label, _ in itertools.groupby(path)]
+        if [label for label in runs if label >= 0] != list(range(len(words))):
+            continue
+        before = np.cumsum([label >= 0 for label in runs])
+        if all(silence_allowed[at] for label, at in zip(runs, before, strict=True) if label < 0):
+            found.append(np.array(path))
+    return found
+
+
+def edges_of(path: np.ndarray) -> np.ndarray:
+    """First frame and last frame + 1 of each label."""
+    return np.array([[np.flatnonzero(path == k)[0], np.flatnonzero(path == k)[-1] + 1] for k in range(path.max() + 1)])
+
+
+def slips(path: np.ndarray, true: np.ndarray, topology: Topology) -> int:
+    """Frames by which the worst boundary of a path lies outside of where it may be by the true times: at an edge of a
+    label where silence may lie beside it, and else anywhere from the end of a label to the start of the next."""
+    found, given = edges_of(path), edges_of(true)
+    worst = 0
+    for k, ((first, end), (early, late)) in enumerate(zip(found, given, strict=True)):
+        from_ = early if topology.silence_allowed[k] or k == 0 else given[k - 1, 1]
+        until = late if topology.silence_allowed[k + 1] or k + 1 == len(given) else given[k + 1, 0]
+        worst = max(worst, from_ - first, first - early, end - until, late - end)
+    return worst
+
+
+@pytest.mark.parametrize("slack", [0, 1, 2, 30])
+@pytest.mark.parametrize(
+    "path",
+    [
+        [-1, 0, 0, 0, 1, 1, 1, -1, 2, 2],
+        [0, 0, 0, 1, 1, 1, 2, 2, 2, 2],
+        [0, 0, -1, -1, 1, 1, 2, 2, -1, -1],
+        [-1, -1, 0, 0, 1, 1, -1, -1, -1, 2],
+    ],
+)
+def test_the_loss_is_over_all_paths_whose_boundaries_are_within_the_slack(rng, path, slack):
+    """Against the sum over every path of a small lattice, picked out by its boundaries."""
+    topology, n_labels, n_frames = Topology.words([0, 0, 1]), 3, len(path)
+    path = np.array(path)
+    found, quiet = rng.normal(size=(n_labels, n_frames)), rng.normal(size=n_frames)
+    mask = true_mask(path, topology, slack)
+    every = every_path((0, 0, 1), n_frames)
+    right = [one for one in every if slips(one, path, topology) <= slack]
+    in_mask = [one for one in every if mask[one + 1, np.arange(n_frames)].all()]
+    as_sets = [{tuple(one) for one in paths} for paths in (right, in_mask)]
+    assert as_sets[0] <= as_sets[1]  # every path within the slack is in the mask
+    if np.diff(edges_of(path)).min() > 2 * slack or slack == 30:
+        assert as_sets[0] == as_sets[1]  # and, but for labels that are short, no other is
+    rows = np.append(found, [quiet], axis=0)  # so that row -1 is silence
+    total, true = (
+        np.logaddexp.reduce([rows[one, np.arange(n_frames)].sum() for one in paths]) for paths in (every, in_mask)
+    )
+    example = Example(
+        Signals(np.zeros((1, n_labels, n_frames)), np.zeros((len(CUES), n_frames)), np.zeros((n_labels, 2))),
+        jnp.zeros(n_labels, int),
+        topology,
+        jnp.asarray(mask),
+        jnp.asarray(n_labels),
+        jnp.asarray(n_frames),
+    )
+    ours = float(surprise(jnp.asarray(found, jnp.float32), jnp.asarray(quiet, jnp.float32), example))
+    assert ours == pytest.approx((total - true) / n_frames, abs=1e-5)
+
+
+def test_words_start_and_end_within_the_slack_though_their_phones_are_short():
+    """By every path that the mask allows, of phones no longer than the slack: what a word may slip by is what its edge
+    may, not what its phones may together."""
+    slack, topology = 3, Topology.words([0, 0, 0, 1, 1, 1])
+    for gap in (0, 1, 8):
+        path = np.repeat([-1, 0, 1, 2, -1, 3, 4, 5, -1], [9, 3, 3, 3, gap, 3, 3, 3, 9])
+        mask = true_mask(path, topology, slack)
+        starts, ends = possible(mask, topology)
+        for label, at in ((0, starts), (3, starts), (2, ends), (5, ends)):
+            given = edges_of(path)[label][0 if at is starts else 1]
+            assert (min(at[label]), max(at[label])) == (given - slack, given + slack), (gap, label)
+
+
+def possible(mask: np.ndarray, topology: Topology) -> tuple[list[set[int]], list[set[int]]]:
+    """Starts and ends of each label on paths through a mask: states that can be reached, and from which the end can."""
+    n_labels, n_frames = len(mask) - 1, mask.shape[1]
+    n_states = 2 * n_labels + 1
+
+    def fits(state: int, frame: int) -> bool:
+        if state % 2 == 0:
+            return bool(mask[0, frame] and topology.silence_allowed[state // 2])
+        return bool(mask[(state + 1) // 2, frame])
+
+    def moves(state: int) -> list[int]:
+        return [to for to in (state, state + 1, state + 2 * (state % 2)) if to < n_states]
+
+    reached = [{state for state in (0, 1) if fits(state, 0)}]
+    for frame in range(1, n_frames):
+        reached.append({to for state in reached[-1] for to in moves(state) if fits(to, frame)})
+    alive = [reached[-1] & {n_states - 1, n_states - 2}]
+    for frame in range(n_frames - 2, -1, -1):
+        alive.insert(0, {state for state in reached[frame] if set(moves(state)) & alive[0]})
+    starts, ends = [set() for _ in range(n_labels)], [set() for _ in range(n_labels)]
+    for frame in range(1, n_frames):
+        for state in alive[frame - 1]:
+            for to in set(moves(state)) & alive[frame] - {state}:
+                if to % 2:
+                    starts[to // 2].add(frame)
+                if state % 2:
+                    ends[state // 2].add(frame)
+    return starts, ends
+
+
+def test_a_gap_inside_a_word_may_be_of_either_neighbour():
+    """People who mark phones leave gaps; the lattice has no silence there."""
+    path = np.array([-1, 0, 0, -1, -1, 1, -1, 2])
+    mask = true_mask(path, Topology.words([0, 0, 1])).astype(int)
+    np.testing.assert_array_equal(mask[0], [1, 0, 0, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(mask[1], [0, 1, 1, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(mask[2], [0, 0, 0, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(mask[3], [0, 0, 0, 0, 0, 0, 0, 1])
 
 
 def test_padding_changes_neither_scores_nor_loss(rng):
@@ -104,7 +237,7 @@ def test_padding_changes_neither_scores_nor_loss(rng):
         ),
         jnp.pad(example.classes, (0, 3)),
         example.topology.padded(N_LABELS + 3),
-        jnp.pad(example.path, (0, 9), constant_values=-1),
+        jnp.pad(example.mask, ((0, 3), (0, 9))),
         example.n_labels,
         example.n_frames,
     )
@@ -176,7 +309,7 @@ def test_a_planted_utterance_is_placed_with_ranges_and_confidence(rng):
     signals = Signals(*map(np.asarray, example.signals))
     grid = FrameGrid(16_000, 160)
     found, table = place_calibrated(transcript, signals, calibration, grid=grid, duration=N_FRAMES / 100)
-    runs = [np.flatnonzero(np.asarray(example.path) == i) for i in range(N_LABELS)]
+    runs = [np.flatnonzero(path_of(example) == i) for i in range(N_LABELS)]
     for phone, run in zip(found.tier("phones"), runs, strict=True):
         assert phone.start == pytest.approx(grid.edge_s(int(run[0])), abs=0.011)
         assert phone.end == pytest.approx(grid.edge_s(int(run[-1]) + 1), abs=0.011)
@@ -249,22 +382,25 @@ def test_speech_without_times_of_words_is_refused(tiny_bundle):
         calibrate(tiny_bundle, [lost], about="nothing")
 
 
-def cut(example: Example, n_labels: int, n_frames: int) -> Example:
-    """The beginning of an example."""
+def cut(example: Example, n_labels: int, n_frames: int, slack: int) -> Example:
+    """The beginning of an example, whose times may be wrong."""
     seen = Signals(
         example.signals.scores[:, :n_labels, :n_frames],
         example.signals.cues[:, :n_frames],
         example.signals.sure[:n_labels],
     )
     topology = Topology.words([0, 0, 1, 1][:n_labels])
-    path = jnp.where(example.path < n_labels, example.path, -1)[:n_frames]
-    return Example(seen, example.classes[:n_labels], topology, path, jnp.asarray(n_labels), jnp.asarray(n_frames))
+    path = path_of(example)
+    mask = true_mask(np.where(path < n_labels, path, -1)[:n_frames], topology, slack)
+    return Example(
+        seen, example.classes[:n_labels], topology, jnp.asarray(mask), jnp.asarray(n_labels), jnp.asarray(n_frames)
+    )
 
 
 def test_utterances_in_groups_of_their_size_count_the_same_each(rng):
     """What is minimised is the plain mean of the losses of all utterances, each computed by itself and not padded."""
     sizes = [(4, 60), (2, 30), (4, 57), (3, 45), (4, 59), (2, 33), (3, 47)]
-    examples = [cut(planted(rng), *size) for size in sizes]
+    examples = [cut(planted(rng), *size, slack=i % 3) for i, size in enumerate(sizes)]
     groups = _alike(examples)
     assert len(groups) == GROUPS
     kept = [(int(n), int(t)) for group in groups for n, t in zip(group.n_labels, group.n_frames, strict=True)]
@@ -298,6 +434,25 @@ def test_recordings_besides_teach_weights_but_not_confidence(tiny_bundle, rng):
     lost = exact._replace(words=(Interval(0.4, 0.45, "back"),))
     with pytest.raises(AlignmentError, match=r"none of 1 recordings besides can be used: .*phone B at 0\.100 s"):
         calibrate(tiny_bundle, [exact], besides=[lost], about="", methods=methods)
+    late = spoken(rng, 0.25)._replace(samples=exact.samples[:7_200])  # ends where the last phone begins
+    with pytest.raises(AlignmentError, match=r"no frame is left for phone K at 0\.450 s: the recording ends at 0\.450"):
+        calibrate(tiny_bundle, [late], about="", methods=methods)
+
+
+def test_only_times_of_recordings_besides_are_uncertain(tiny_bundle, rng, monkeypatch):
+    exact, uncertain, slacks = spoken(rng, 0.1), spoken(rng, 0.15), []
+
+    def told(path, topology, slack):
+        slacks.append(slack)
+        return true_mask(path, topology, slack)
+
+    monkeypatch.setattr("gradalign.calibrate.true_mask", told)
+    options = {"about": "", "methods": {"mine": ["ctc"]}, "confidences": False, "steps": 1}
+    for within in (0.0, 0.001, 0.03, 0.04):
+        calibrate(tiny_bundle, [exact], besides=[uncertain], within=within, **options)
+    assert slacks == [0, 0, 0, 1, 0, 3, 0, 4]  # frames of 10 ms, rounded up
+    with pytest.raises(ValueError, match=r"within to be a number of seconds from 0 to 1, got 2\.0"):
+        calibrate(tiny_bundle, [exact], besides=[uncertain], within=2.0, **options)
 
 
 def test_a_gradient_method_sees_nothing_of_the_ctc_head(tiny_bundle, rng):

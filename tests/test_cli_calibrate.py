@@ -121,9 +121,9 @@ def test_recordings_besides_are_learnt_from_as_they_are(run_command, monkeypatch
     taken = {}
     real = calibrate.calibrate
 
-    def learn(bundle, utterances, *, besides, **options):
-        taken.update(utterances=utterances, besides=besides)
-        return real(bundle, utterances, besides=besides, **options)
+    def learn(bundle, utterances, *, besides, within, **options):
+        taken.update(utterances=utterances, besides=besides, within=[*taken.get("within", ()), within])
+        return real(bundle, utterances, besides=besides, within=within, **options)
 
     monkeypatch.setattr(calibrate, "calibrate", learn)
     options = ("--besides", "own.jsonl", "own.jsonl", "--utterances", "2", "--frame-utterances", "0", "--steps", "1")
@@ -133,6 +133,10 @@ def test_recordings_besides_are_learnt_from_as_they_are(run_command, monkeypatch
     assert len(taken["utterances"]) == 2
     (besides,) = taken["besides"]  # once, and nothing is put around or under it
     np.testing.assert_array_equal(besides.samples, audio.levelled(audio.read("rec.wav", sample_rate=16_000)))
+    status, out, err = run_command("calibrate", "tiny", *options, "--within", "0.04", "--overwrite")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].endswith("and 1 recordings of her, whose times may be wrong by 0.04 s")
+    assert taken["within"] == [0.0, 0.04]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,8 @@ def test_recordings_besides_are_learnt_from_as_they_are(run_command, monkeypatch
         (("tiny", "--data", "timed.jsonl", "--voices", "flite-slt"), 2, "--voices are for synthetic speech"),
         (("tiny", "--voices", "nobody"), 2, "nobody"),
         (("tiny", "--data", "timed.jsonl", "--besides", "timed.jsonl"), 2, "--besides is for recordings beside synth"),
+        (("tiny", "--within", "0.1"), 2, "--within is for recordings of --besides, and there are none"),
+        (("tiny", "--besides", "timed.jsonl", "--within", "40"), 2, "expected seconds from 0 to 1; got '40'"),
         (("tiny", "--besides", "lost.jsonl"), 1, "lost.wav: no such audio file; check the paths of --bes"),
         (("tiny", "--besides", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of both phones and words"),
         (("tiny", "--data", "timed.jsonl", "-o", "none/c.json"), 1, "there is no directory none"),

@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--voices are for synthetic speech, which is made only without --data")
     if args.data and args.besides:
         args.parser.error("--besides is for recordings beside synthetic speech, which is made only without --data")
+    if args.within and not args.besides:
+        args.parser.error("--within is for recordings of --besides, and there are none")
     besides = _once(_with_times(args.besides or ()))
     for utterance in besides:
         if not utterance.audio.is_file():  # said now, not after synthetic speech has been made
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         recordings = [read(utterance, bundle) for utterance in besides]
         if besides:
             about += f", and {_named(besides, 'recordings')}"
+            if args.within:
+                about += f", whose times may be wrong by {args.within:g} s"
         report, status = reporters(quiet=args.quiet)
         # Confidence is learnt from transcripts that are made wrong: what is said of them would only alarm.
         with without_warnings():
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
                 about=about,
                 framed=framed,
                 besides=recordings,
+                within=args.within,
                 classifier=_own_classifier(args.model, network),
                 steps=args.steps,
                 seed=args.seed,
