@@ -137,7 +137,8 @@ class Evidence:
         feature_grid: Times of the rows of ``features``.
         scores: ``[labels, frames]`` log scores on ``grid``, higher where the label is.
         silence: ``[frames]`` log score of silence on ``grid``.
-        path: Per frame of ``grid`` the index of the label there, or -1 in silence.
+        path: Per frame of ``grid`` the index of the label there, or -1 in silence. With calibrated methods it follows
+            scores of boundaries, too, which are not kept.
         labels: Name of each row of ``scores``.
         grid: Times of the columns of ``scores``.
     """

@@ -63,7 +63,7 @@ def ctc_path(
         steps = _steps(alpha, padded, padded_ids[window], may_touch[window], len(here))
         alpha = np.asarray(steps.alpha)
         lows.append(low)
-        moves.append(np.asarray(steps.moves)[: len(here)])
+        moves.append(np.asarray(steps.came)[: len(here)])
     final = 2 * (n_labels - low) - np.arange(2)  # blank after the last label, or the label itself
     if alpha is None or low + width < n_labels or alpha[final].max() < NEVER / 10:
         heard = 0 if alpha is None else low + int(np.argmax(alpha)) // 2

@@ -21,6 +21,7 @@ from gradalign.calibration import (
     classes_of,
     classifier_of,
     initial,
+    moves,
     scores,
     surprise,
     true_mask,
@@ -404,8 +405,11 @@ def learn(
         loss = decay * jnp.square(point - start).sum()
         for group in groups:
             # One utterance's signals fit into a processor's cache, those of all together do not; lattices are small.
-            labels, silence = jax.lax.map(lambda e: scores(weights, e.signals, e.classes, e.n_labels), group)
-            loss += jax.vmap(surprise)(labels, silence, group).sum() / n_utterances
+            found, silence, between = jax.lax.map(
+                lambda e: (*scores(weights, e.signals, e.classes, e.n_labels), moves(weights, e.signals, e.classes)),
+                group,
+            )
+            loss += jax.vmap(surprise)(found, silence, between, group).sum() / n_utterances
         return loss
 
     return unflatten(jnp.asarray(minimise(total, np.asarray(flat), (flat, groups), steps=steps, report=report)))

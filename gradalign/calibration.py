@@ -2,9 +2,10 @@
 
 The score of label s at frame t is a sum over signals k of ``gate_k(s) * (taps_k * x_k[s])(t)``, plus what the class of
 the label says about the cues of the frames around; the time filters differ a little from class to class. Silence has
-a score of its own from the cues and from how much evidence of speech there is. Together they are the potentials of a
-conditional random field over the paths of `gradalign.lattice`, and are learnt by maximum conditional likelihood of the
-true path (Lafferty, McCallum and Pereira 2001, section 3), or of all paths that are true as far as is known.
+a score of its own from the cues and from how much evidence of speech there is, and a boundary those of what ends and
+of what begins there. Together they are the potentials of a conditional random field over the paths of
+`gradalign.lattice`, and are learnt by maximum conditional likelihood of the true path (Lafferty, McCallum and Pereira
+2001, section 3), or of all paths that are true as far as is known.
 """
 
 import json
@@ -21,13 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 from gradalign.classifier import Classifier
 from gradalign.errors import FormatError
 from gradalign.io._files import write_text
-from gradalign.lattice import Topology, forward_backward, spans
+from gradalign.lattice import Moves, Topology, forward_backward, spans
 from gradalign.signals import CUES, Signals
 
 UNTRUE = -1e3
 """Added to scores where a label or silence cannot be by the true times: far more than weighed evidence comes to."""
 
-FORMAT, VERSION = "gradalign-calibration", 4
+FORMAT, VERSION = "gradalign-calibration", 5
 TAPS = 15
 """Frames that a time filter sees, its own in the middle."""
 
@@ -55,6 +56,10 @@ class Weights(NamedTuple):
         constants: Of each class: a light prior on its length.
         silence: Time filters of the cues for silence.
         speech: What silence makes of the mean and of the largest label score of the frame, and a bias.
+        opens: Time filters of the cues for the boundary where each class of labels begins; the last row is of silence.
+        closes: For the boundary where it ends.
+        first: Time filters of each signal of a label for the boundary where the label begins.
+        last: For the boundary where it ends.
     """
 
     taps: Float[Array, "signals taps"]
@@ -64,6 +69,10 @@ class Weights(NamedTuple):
     constants: Float[Array, " classes"]
     silence: Float[Array, "cues taps"]
     speech: Float[Array, " 3"]
+    opens: Float[Array, "classes+1 cues taps"]
+    closes: Float[Array, "classes+1 cues taps"]
+    first: Float[Array, "signals taps"]
+    last: Float[Array, "signals taps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,8 @@ def initial(n_signals: int) -> Weights:
         jnp.zeros(len(CLASS_NAMES)),
         silence,
         jnp.array([0.0, 0.0, -1.0]),
+        *jnp.zeros((2, len(CLASS_NAMES) + 1, len(CUES), TAPS)),
+        *jnp.zeros((2, n_signals, TAPS)),
     )
 
 
@@ -150,14 +161,48 @@ def scores(
     """
     seen, cues, sure = (jnp.asarray(part) for part in signals[:3])
     gate = 2.0 * jax.nn.sigmoid(jnp.concatenate([jnp.ones((sure.shape[0], 1)), sure], axis=1) @ weights.gates.T)
-    taps = gate[:, :, None] * (weights.taps[None] + weights.class_taps[classes])
+    chosen = _one_hot(classes)
+    own = jnp.einsum("lc,csk->lsk", chosen, weights.class_taps, precision="highest")
+    taps = gate[:, :, None] * (weights.taps[None] + own)
     by_class = _summed(jnp.einsum("cik,it->ckt", weights.cues, cues)) + weights.constants[:, None]
-    found = _summed(jnp.einsum("lsk,slt->lkt", taps, seen)) + by_class[classes]
+    found = _summed(jnp.einsum("lsk,slt->lkt", taps, seen)) + jnp.matmul(chosen, by_class, precision="highest")
     real = (jnp.arange(found.shape[0]) < n_labels)[:, None]
     mean = jnp.where(real, found, 0.0).sum(0) / n_labels
     largest = jnp.where(real, found, -1e9).max(0)
     quiet = _summed(jnp.einsum("ik,it->kt", weights.silence, cues))
     return found, quiet + weights.speech[0] * mean + weights.speech[1] * largest + weights.speech[2]
+
+
+def moves(weights: Weights, signals: Signals, classes: Int[Array, " labels"]) -> Moves:
+    """Scores of boundaries, for the lattice: of what ends there and of what begins, each by itself.
+
+    Scores of frames add up to what changes at a boundary, of one sign where a label begins and of the other where it
+    ends; only these can tell that there is one, as a peak of spectral change does. What the recording begins with has
+    the score of its beginning at frame 0; what it ends with has none of its end.
+
+    Args:
+        weights: What was learnt.
+        signals: Evidence of the signals that the weights are for.
+        classes: Of each label, see `classes_of`.
+    """
+    seen, cues = jnp.asarray(signals.scores), jnp.asarray(signals.cues)
+    chosen = _one_hot(classes)
+
+    def of(heard: Array, felt: Array) -> tuple[Array, Array]:
+        """Of each label, and of silence."""
+        by_class = _summed(jnp.einsum("cik,it->ckt", felt, cues))
+        own = _summed(jnp.einsum("sk,slt->lkt", heard, seen))
+        return own + jnp.matmul(chosen, by_class[:-1], precision="highest"), by_class[-1:]
+
+    begins, silence_begins = of(weights.first, weights.opens)
+    ends, silence_ends = of(weights.last, weights.closes)
+    before = jnp.concatenate([jnp.zeros((1, ends.shape[1])), ends])
+    return Moves(touch=begins + before[:-1], start=begins + silence_ends, end=before + silence_begins)
+
+
+def _one_hot(classes: Int[Array, " labels"]) -> Float[Array, "labels classes"]:
+    """To choose by a product, whose gradient is a product again; that of indexing is many small additions."""
+    return jax.nn.one_hot(classes, len(CLASS_NAMES))
 
 
 def _summed(by_tap: Float[Array, "*rows taps frames"]) -> Float[Array, "*rows frames"]:
@@ -175,24 +220,34 @@ def _summed(by_tap: Float[Array, "*rows taps frames"]) -> Float[Array, "*rows fr
 
 def loss(weights: Weights, example: Example) -> Float[Array, ""]:
     """Minus the log-probability of the true paths together, a frame; >= 0."""
-    return surprise(*scores(weights, example.signals, example.classes, example.n_labels), example)
+    found, silence = scores(weights, example.signals, example.classes, example.n_labels)
+    return surprise(found, silence, moves(weights, example.signals, example.classes), example)
 
 
 def surprise(
-    found: Float[Array, "labels frames"], silence: Float[Array, " frames"], example: Example
+    found: Float[Array, "labels frames"], silence: Float[Array, " frames"], between: Moves, example: Example
 ) -> Float[Array, ""]:
     """`loss` from scores that are there already.
 
     Args:
         found: Scores of labels, as `scores` gives them.
         silence: Of silence.
+        between: Of boundaries, as `moves` gives them.
         example: The utterance.
     """
-    sizes = {"n_labels": example.n_labels, "n_frames": example.n_frames}
-    every = forward_backward(found, silence, example.topology, **sizes)
+
+    def log_total(penalty: Float[Array, "places frames"]) -> Float[Array, ""]:
+        return forward_backward(
+            found + penalty[1:],
+            silence + penalty[0],
+            example.topology,
+            n_labels=example.n_labels,
+            n_frames=example.n_frames,
+            moves=between,
+        ).log_total
+
     penalty = jnp.where(example.mask, 0.0, UNTRUE)
-    true = forward_backward(found + penalty[1:], silence + penalty[0], example.topology, **sizes)
-    return (every.log_total - true.log_total) / example.n_frames
+    return (log_total(jnp.zeros_like(penalty)) - log_total(penalty)) / example.n_frames
 
 
 def true_path(edges: Float[np.ndarray, "labels 2"], n_frames: int) -> Int[np.ndarray, " frames"]:

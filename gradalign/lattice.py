@@ -89,6 +89,21 @@ class Topology(NamedTuple):
         return Topology(*(np.pad(np.asarray(mask), (0, extra), constant_values=True) for mask in self))
 
 
+class Moves(NamedTuple):
+    """Scores of boundaries: each is counted once, at the frame that a path arrives at where it moves on.
+
+    Attributes:
+        touch: From the label before straight to this one; from before the recording to the first label, at frame 0.
+        start: From silence to this label.
+        end: From the label before to this silence; row k is the silence before label k, the last one that after all.
+            Row 0, at frame 0, is for a recording that begins with silence.
+    """
+
+    touch: Float[Array, "labels frames"]
+    start: Float[Array, "labels frames"]
+    end: Float[Array, "labels+1 frames"]
+
+
 class Path(NamedTuple):
     """One way through the lattice.
 
@@ -128,6 +143,7 @@ def viterbi(
     *,
     n_labels: int | Int[Array, ""] | None = None,
     n_frames: int | Int[Array, ""] | None = None,
+    moves: Moves | None = None,
 ) -> Path:
     """The path with the highest sum of scores.
 
@@ -141,18 +157,19 @@ def viterbi(
         topology: Where silence is allowed and which labels may touch.
         n_labels: True number of labels if padded.
         n_frames: True number of frames if padded.
+        moves: Scores of boundaries; None for 0.
 
     Returns:
         The label at each frame, and the sum.
     """
-    states = _States.of(scores, silence, topology, n_labels, n_frames)
-    alpha, moves, total = _best_arrivals(states, states.before())
+    states = _States.of(scores, silence, topology, n_labels, n_frames, moves)
+    alpha, came, total = _best_arrivals(states, states.before())
 
-    def backward(state: Array, moves: Array) -> tuple[Array, Array]:
-        return state - moves[state], state
+    def backward(state: Array, came: Array) -> tuple[Array, Array]:
+        return state - came[state], state
 
     final = jnp.where(states.ends, alpha, NEVER)
-    _, visited = jax.lax.scan(backward, final.argmax().astype(jnp.int32), moves, reverse=True)
+    _, visited = jax.lax.scan(backward, final.argmax().astype(jnp.int32), came, reverse=True)
     in_label = (visited % 2 == 1) & states.frames.real
     return Path(jnp.where(in_label, visited // 2, -1), final.max() + total)
 
@@ -162,13 +179,13 @@ class Steps(NamedTuple):
 
     Attributes:
         alpha: Score of the best path to each state after the last frame, but for ``total``.
-        moves: How many states back the best path to each state comes from: 0, 1 or 2.
+        came: How many states back the best path to each state comes from: 0, 1 or 2.
         total: Sum of what was taken off all scores.
         ends: Whether a path may end in the state.
     """
 
     alpha: Float[Array, " states"]
-    moves: Int[Array, "frames states"]
+    came: Int[Array, "frames states"]
     total: Float[Array, ""]
     ends: Bool[Array, " states"]
 
@@ -192,7 +209,7 @@ def viterbi_steps(
         n_labels: True number of labels if padded.
         n_frames: True number of frames if padded.
     """
-    states = _States.of(scores, silence, topology, n_labels, n_frames)
+    states = _States.of(scores, silence, topology, n_labels, n_frames, None)
     if alpha is not None:
         frames = states.frames._replace(entry=jnp.full_like(states.frames.entry, NEVER))
         states = states._replace(frames=frames)
@@ -209,16 +226,16 @@ def _best_arrivals(
     """
 
     def forward(alpha: Array, frame: _Frame) -> tuple[Array, Array]:
-        jump, step, stay = _ways(alpha, frame.entry, states.jumps)
+        jump, step, stay = _ways(alpha, frame, states.jumps)
         moved = jnp.maximum(jump, step)
         best = frame.emissions + jnp.maximum(moved, stay)
-        moves = jnp.where(moved >= stay, jnp.where(jump >= step, 2, 1), 0)
-        return jnp.where(frame.real, best, alpha), jnp.where(frame.real, moves, 0).astype(jnp.int8)
+        came = jnp.where(moved >= stay, jnp.where(jump >= step, 2, 1), 0)
+        return jnp.where(frame.real, best, alpha), jnp.where(frame.real, came, 0).astype(jnp.int8)
 
     def block(alpha: Array, frames: _Frame) -> tuple[Array, tuple[Array, Array]]:
-        alpha, moves = jax.lax.scan(forward, alpha, frames)
+        alpha, came = jax.lax.scan(forward, alpha, frames)
         shift = jnp.where(frames.real.any(), alpha.max(), 0.0)
-        return alpha - shift, (moves, shift)
+        return alpha - shift, (came, shift)
 
     n_frames = len(states.frames.real)
     size = min(BLOCK, max(n_frames, 1))
@@ -229,8 +246,8 @@ def _best_arrivals(
         padded = jnp.pad(part, ((0, whole - n_frames), *((0, 0),) * (part.ndim - 1)))
         return padded.reshape(-1, size, *part.shape[1:])
 
-    alpha, (moves, shifts) = jax.lax.scan(block, alpha, jax.tree.map(blocks, states.frames))
-    return alpha, moves.reshape(whole, len(alpha))[:n_frames], shifts.sum()
+    alpha, (came, shifts) = jax.lax.scan(block, alpha, jax.tree.map(blocks, states.frames))
+    return alpha, came.reshape(whole, len(alpha))[:n_frames], shifts.sum()
 
 
 def forward_backward(
@@ -240,6 +257,7 @@ def forward_backward(
     *,
     n_labels: int | Int[Array, ""] | None = None,
     n_frames: int | Int[Array, ""] | None = None,
+    moves: Moves | None = None,
 ) -> Posteriors:
     """Where each label is, starts and ends, averaged over all paths.
 
@@ -254,21 +272,22 @@ def forward_backward(
         topology: Where silence is allowed and which labels may touch.
         n_labels: True number of labels if padded.
         n_frames: True number of frames if padded.
+        moves: Scores of boundaries; None for 0.
 
     Returns:
         Occupancies, starts, ends and the log of the total weight.
     """
-    states = _States.of(scores, silence, topology, n_labels, n_frames)
+    states = _States.of(scores, silence, topology, n_labels, n_frames, moves)
 
     def forward(alpha: Array, frame: _Frame) -> tuple[Array, tuple[Array, Array]]:
-        total = frame.emissions + jax.nn.logsumexp(_arrivals(alpha, frame.entry, states.jumps), axis=0)
+        total = frame.emissions + jax.nn.logsumexp(_arrivals(alpha, frame, states.jumps), axis=0)
         # Any shift gives the same result; this one keeps alpha small, where float32 is fine.
         shift = jax.lax.stop_gradient(jnp.where(frame.real, total.max(), 0.0))
         return jnp.where(frame.real, total - shift, alpha), (alpha, shift)
 
     def backward(occupied: Array, step: tuple[Array, _Frame]) -> tuple[Array, tuple[Array, Array, Array]]:
         previous_alpha, frame = step
-        arrived = occupied[None, :] * jax.nn.softmax(_arrivals(previous_alpha, frame.entry, states.jumps), axis=0)
+        arrived = occupied[None, :] * jax.nn.softmax(_arrivals(previous_alpha, frame, states.jumps), axis=0)
         by_source = jnp.pad(arrived, ((0, 0), (0, 2)))
         left = by_source[0, 2:] + by_source[1, 1:-1]
         here = (occupied, arrived[0] + arrived[1], left)
@@ -297,7 +316,7 @@ def path_score(
     *,
     n_frames: int | Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Sum of the scores along a path; whether the topology allows the path is not looked at.
+    """Sum of the scores of frames along a path, without `Moves`; whether the topology allows it is not looked at.
 
     Args:
         labels: Index of the label at each frame, -1 in silence.
@@ -362,6 +381,10 @@ class _Frame(NamedTuple):
     entry: Float[Array, "*frames"]
     """Score of coming from before the utterance: 0 at frame 0, `NEVER` later."""
     real: Bool[Array, "*frames"]
+    jump: Float[Array, "*frames states"] | None = None
+    """Score of arriving from two states before, None for 0."""
+    step: Float[Array, "*frames states"] | None = None
+    """Score of arriving from the state before."""
 
 
 class _States(NamedTuple):
@@ -381,19 +404,22 @@ class _States(NamedTuple):
         topology: Topology,
         n_labels: int | Int[Array, ""] | None,
         n_frames: int | Int[Array, ""] | None,
+        moves: Moves | None,
     ) -> "_States":
         rows, columns = scores.shape
         n_labels = rows if n_labels is None else n_labels
         n_frames = columns if n_frames is None else n_frames
         quiet = jnp.where(topology.silence_allowed[None, :], silence[:, None], NEVER)
-        pairs = jnp.stack([quiet[:, :-1], scores.T], axis=2).reshape(columns, 2 * rows)
-        emissions = jnp.concatenate([pairs, quiet[:, -1:]], axis=1)
+        emissions = _by_state(quiet, scores.T)
         frame, state = jnp.arange(columns), jnp.arange(2 * rows + 1)
         frames = _Frame(
             emissions=jnp.where((state <= 2 * n_labels)[None, :], emissions, NEVER),
             entry=jnp.where(frame == 0, 0.0, NEVER).astype(scores.dtype),
             real=frame < n_frames,
         )
+        if moves is not None:
+            jump = _by_state(jnp.zeros_like(quiet), moves.touch.T)
+            frames = frames._replace(jump=jump, step=_by_state(moves.end.T, moves.start.T))
         jumps = jnp.zeros(2 * rows + 1, bool).at[1::2].set(topology.skip_allowed)
         return cls(frames, jumps, (state == 2 * n_labels) | (state == 2 * n_labels - 1))
 
@@ -402,15 +428,24 @@ class _States(NamedTuple):
         return jnp.full(self.ends.shape, NEVER, self.frames.emissions.dtype)
 
 
+def _by_state(
+    silences: Float[Array, "frames silences"], labels: Float[Array, "frames labels"]
+) -> Float[Array, "frames states"]:
+    """States in their order: silence, label, silence and so on."""
+    pairs = jnp.stack([silences[:, :-1], labels], axis=2).reshape(len(labels), 2 * labels.shape[1])
+    return jnp.concatenate([pairs, silences[:, -1:]], axis=1)
+
+
 def _ways(
-    alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
+    alpha: Float[Array, " states"], frame: _Frame, jumps: Bool[Array, " states"]
 ) -> tuple[Float[Array, " states"], Float[Array, " states"], Float[Array, " states"]]:
     """Score of being in each state by a jump over silence, by a step, and by staying: the order settles ties."""
-    earlier = jnp.concatenate([jnp.full(1, NEVER, alpha.dtype), entry[None], alpha])
-    return jnp.where(jumps, earlier[:-2], NEVER), earlier[1:-1], earlier[2:]
+    earlier = jnp.concatenate([jnp.full(1, NEVER, alpha.dtype), frame.entry[None], alpha])
+    jump, step = earlier[:-2], earlier[1:-1]
+    if frame.jump is not None and frame.step is not None:
+        jump, step = jump + frame.jump, step + frame.step
+    return jnp.where(jumps, jump, NEVER), step, earlier[2:]
 
 
-def _arrivals(
-    alpha: Float[Array, " states"], entry: Float[Array, ""], jumps: Bool[Array, " states"]
-) -> Float[Array, "3 states"]:
-    return jnp.stack(_ways(alpha, entry, jumps))
+def _arrivals(alpha: Float[Array, " states"], frame: _Frame, jumps: Bool[Array, " states"]) -> Float[Array, "3 states"]:
+    return jnp.stack(_ways(alpha, frame, jumps))

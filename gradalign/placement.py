@@ -13,12 +13,13 @@ from gradalign.boundaries import Boundaries, boundaries, within, without_closure
 from gradalign.buckets import FRAME_BUCKETS, LABEL_BUCKETS, bucket
 from gradalign.cache import by_shape
 from gradalign.calibration import Calibration, classes_of
+from gradalign.calibration import moves as calibrated_moves
 from gradalign.calibration import scores as calibrated_scores
 from gradalign.clock import part
 from gradalign.confidence import FACTS, REACH_S, facts, of_words
 from gradalign.errors import AlignmentError
 from gradalign.evidence import normalise
-from gradalign.lattice import Posteriors, Topology, check_feasible, forward_backward, spans, viterbi
+from gradalign.lattice import Moves, Posteriors, Topology, check_feasible, forward_backward, spans, viterbi
 from gradalign.signals import CUES, Signals
 from gradalign.timing import FrameGrid
 from gradalign.transcript import Transcript
@@ -108,10 +109,11 @@ def place_calibrated(
     )
     classes = np.pad(classes_of(transcript.labels), more_labels)
     with part("lattice"):
-        scores, silence = (np.asarray(x) for x in _weighed(calibration.weights, padded, classes, n_labels))
+        scores, silence, moves = jax.tree.map(np.asarray, _weighed(calibration.weights, padded, classes, n_labels))
     at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
     heard = None if at is None else np.asarray(seen.scores[at])
-    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence)
+    between = Moves(*(move[: n_labels + (move is moves.end), :n_frames] for move in moves))
+    told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence, between)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
     if heard is not None:
         blank = np.asarray(seen.cues[CUES.index("blank")])
@@ -149,6 +151,7 @@ class _Told(NamedTuple):
     surprise: Float[np.ndarray, " labels"]
     heard: Float[np.ndarray, "labels frames"] | None
     confidence: tuple[float, ...]
+    moves: Moves
 
 
 def _placed(
@@ -168,10 +171,10 @@ def _placed(
     Also what is known of each word, for its confidence; nothing where the scores are not probabilities.
     """
     n_labels, n_frames = scores.shape
-    _check_scores(transcript, scores, silence, topology, grid, duration)
+    _check_scores(transcript, scores, silence, () if told is None else told.moves, topology, grid, duration)
     check_feasible(n_labels, n_frames, topology)
     with part("lattice"):
-        path = _path(scores, silence, topology)
+        path = _path(scores, silence, topology, None if told is None else told.moves)
     runs = spans(path, n_labels)
     means = [float(scores[i, first:last].mean()) for i, (first, last) in enumerate(runs)]
     if told is None:
@@ -182,7 +185,7 @@ def _placed(
         table, confidence = np.zeros((0, len(FACTS))), None
     else:
         with part("lattice"):
-            found = _posteriors(scores, silence, topology)
+            found = _posteriors(scores, silence, topology, told.moves)
         edges = boundaries(np.asarray(found.starts), np.asarray(found.ends))
         shown = without_closures(edges, CLOSURE_S / grid.hop_s)
         phones = _medians(transcript.labels, shown, means, grid, duration)
@@ -196,7 +199,7 @@ def _placed(
     return Alignment(duration, tiers, transcript.text, fates, method, model, evidence), table
 
 
-def _check_scores(transcript, scores, silence, topology, grid, duration) -> None:
+def _check_scores(transcript, scores, silence, moves, topology, grid, duration) -> None:
     n_labels, n_frames = scores.shape
     if n_labels != len(transcript.labels):
         raise ValueError(f"scores have {n_labels} rows, the transcript {len(transcript.labels)} labels")
@@ -210,7 +213,7 @@ def _check_scores(transcript, scores, silence, topology, grid, duration) -> None
             f"{grid.edge_s(n_frames - 1):.3f} s; check the grid and the duration"
         )
     # Far below any log-probability the lattice cannot tell a score from a forbidden move.
-    bad = int((~(np.abs(scores) < 1e9)).sum() + (~(np.abs(silence) < 1e9)).sum())
+    bad = sum(int((~(np.abs(part) < 1e9)).sum()) for part in (scores, silence, *moves))
     if bad:
         raise AlignmentError(
             f"{bad} scores are NaN, infinite or beyond 1e9; check the model's parameters and the recording"
@@ -297,17 +300,18 @@ def _members(transcript: Transcript) -> dict[int, list[int]]:
 
 @by_shape
 def _weighed(weights, seen, classes, n_labels):
-    return normalise(*calibrated_scores(weights, seen, classes, n_labels), n_labels=n_labels)
+    found, silence = normalise(*calibrated_scores(weights, seen, classes, n_labels), n_labels=n_labels)
+    return found, silence, calibrated_moves(weights, seen, classes)
 
 
-def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> np.ndarray:
-    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology)))[: scores.shape[1]]
+def _path(scores: np.ndarray, silence: np.ndarray, topology: Topology, moves: Moves | None = None) -> np.ndarray:
+    return np.asarray(_viterbi(*_padded_scores(scores, silence, topology, moves)))[: scores.shape[1]]
 
 
-def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> Posteriors:
+def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology, moves: Moves) -> Posteriors:
     """On the host, without padding."""
     n_labels, n_frames = scores.shape
-    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology)))
+    found = jax.tree.map(np.asarray, _forward_backward(*_padded_scores(scores, silence, topology, moves)))
     return Posteriors(
         found.labels[:n_labels, :n_frames],
         found.silence[:n_frames],
@@ -317,19 +321,22 @@ def _posteriors(scores: np.ndarray, silence: np.ndarray, topology: Topology) -> 
     )
 
 
-def _padded_scores(scores: np.ndarray, silence: np.ndarray, topology: Topology):
+def _padded_scores(scores: np.ndarray, silence: np.ndarray, topology: Topology, moves: Moves | None):
     n_labels, n_frames = scores.shape
     rows, columns = bucket(n_labels, LABEL_BUCKETS), bucket(n_frames, FRAME_BUCKETS)
-    padded = np.pad(scores, ((0, rows - n_labels), (0, columns - n_frames)))
+
+    def padded(part: np.ndarray) -> np.ndarray:
+        return np.pad(part, ((0, rows - n_labels), (0, columns - n_frames)))
+
     quiet = np.pad(silence, (0, columns - n_frames))
-    return padded, quiet, topology.padded(rows), n_labels, n_frames
+    return padded(scores), quiet, topology.padded(rows), n_labels, n_frames, jax.tree.map(padded, moves)
 
 
 @by_shape
-def _viterbi(scores, silence, topology, n_labels, n_frames):
-    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames).labels
+def _viterbi(scores, silence, topology, n_labels, n_frames, moves):
+    return viterbi(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, moves=moves).labels
 
 
 @by_shape
-def _forward_backward(scores, silence, topology, n_labels, n_frames):
-    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames)
+def _forward_backward(scores, silence, topology, n_labels, n_frames, moves):
+    return forward_backward(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, moves=moves)

@@ -38,12 +38,30 @@ def frame_labels(spans: Spans, n_frames: int) -> np.ndarray:
     return labels
 
 
-def score_of(labels: np.ndarray, scores: np.ndarray, silence: np.ndarray) -> float:
-    """Sum over frames of the score of what the frame holds."""
-    return float(sum(silence[t] if s < 0 else scores[s, t] for t, s in enumerate(labels)))
+def moves_of(labels: np.ndarray) -> list[tuple[str, int, int]]:
+    """Every boundary of a path and its beginning: (kind, label or silence arrived at, frame)."""
+    found: list[tuple[str, int, int]] = []
+    before = None
+    for frame, label in enumerate(labels):
+        if label == before:
+            continue
+        if label < 0:
+            found.append(("end", max(labels[:frame], default=-1) + 1, frame))
+        else:
+            found.append(("start" if before == -1 else "touch", label, frame))
+        before = label
+    return found
 
 
-def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_allowed):
+def score_of(labels: np.ndarray, scores: np.ndarray, silence: np.ndarray, moves=None) -> float:
+    """Sum over frames of the score of what the frame holds, and over boundaries of theirs."""
+    of_frames = sum(silence[t] if s < 0 else scores[s, t] for t, s in enumerate(labels))
+    if moves is None:
+        return float(of_frames)
+    return float(of_frames + sum(getattr(moves, kind)[row, frame] for kind, row, frame in moves_of(labels)))
+
+
+def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_allowed, moves=None):
     """(labels, silence, starts, ends, log_total) by enumeration of all alignments."""
     n_labels, n_frames = scores.shape
     labels, quiet = np.zeros((n_labels, n_frames)), np.zeros(n_frames)
@@ -51,7 +69,7 @@ def posteriors(scores: np.ndarray, silence: np.ndarray, silence_allowed, skip_al
     total = 0.0
     for spans in all_alignments(n_frames, silence_allowed, skip_allowed):
         path = frame_labels(spans, n_frames)
-        weight = math.exp(score_of(path, scores, silence))
+        weight = math.exp(score_of(path, scores, silence, moves))
         total += weight
         quiet += weight * (path < 0)
         for label, (start, end) in enumerate(spans):

@@ -8,6 +8,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from flax import nnx
 
@@ -20,10 +21,12 @@ from gradalign.calibration import (
     TAPS,
     Calibration,
     Example,
+    Weights,
     classes_of,
     initial,
     load,
     loss,
+    moves,
     save,
     scores,
     surprise,
@@ -31,7 +34,7 @@ from gradalign.calibration import (
     true_path,
 )
 from gradalign.errors import AlignmentError, FormatError
-from gradalign.lattice import Topology, viterbi
+from gradalign.lattice import Moves, Topology, viterbi
 from gradalign.nn.aed import AED
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, picked
@@ -75,7 +78,8 @@ def stacked(examples: list[Example]) -> Example:
 def errors(weights, example: Example) -> np.ndarray:
     """Whether each frame is on the right label."""
     found, silence = scores(weights, example.signals, example.classes, N_LABELS)
-    return np.asarray(viterbi(found, silence, example.topology).labels) != path_of(example)
+    between = moves(weights, example.signals, example.classes)
+    return np.asarray(viterbi(found, silence, example.topology, moves=between).labels) != path_of(example)
 
 
 def test_a_planted_lag_and_a_planted_silence_are_learnt(rng):
@@ -157,9 +161,11 @@ def test_the_loss_is_over_all_paths_whose_boundaries_are_within_the_slack(rng, p
     assert as_sets[0] <= as_sets[1]  # every path within the slack is in the mask
     if np.diff(edges_of(path)).min() > 2 * slack or slack == 30:
         assert as_sets[0] == as_sets[1]  # and, but for labels that are short, no other is
-    rows = np.append(found, [quiet], axis=0)  # so that row -1 is silence
+    sizes = [(n_labels, n_frames), (n_labels, n_frames), (n_labels + 1, n_frames)]
+    between = Moves(*(rng.normal(size=size).astype(np.float32) for size in sizes))
     total, true = (
-        np.logaddexp.reduce([rows[one, np.arange(n_frames)].sum() for one in paths]) for paths in (every, in_mask)
+        np.logaddexp.reduce([oracles.score_of(one, found, quiet, between) for one in paths])
+        for paths in (every, in_mask)
     )
     example = Example(
         Signals(np.zeros((1, n_labels, n_frames)), np.zeros((len(CUES), n_frames)), np.zeros((n_labels, 2))),
@@ -169,7 +175,8 @@ def test_the_loss_is_over_all_paths_whose_boundaries_are_within_the_slack(rng, p
         jnp.asarray(n_labels),
         jnp.asarray(n_frames),
     )
-    ours = float(surprise(jnp.asarray(found, jnp.float32), jnp.asarray(quiet, jnp.float32), example))
+    given = jax.tree.map(jnp.asarray, (found.astype(np.float32), quiet.astype(np.float32), between))
+    ours = float(surprise(*given, example))
     assert ours == pytest.approx((total - true) / n_frames, abs=1e-5)
 
 
@@ -287,6 +294,94 @@ def test_scores_are_the_sum_that_the_documentation_gives(rng):
     )
     np.testing.assert_allclose(found, expected, atol=2e-3)
     np.testing.assert_allclose(silence, quiet, atol=2e-3)
+
+
+def test_scores_of_boundaries_are_the_sum_that_the_documentation_gives(rng):
+    """Against a loop over labels, signals, cues and taps."""
+    example, classes = planted(rng), np.array([0, 1, 1, 6])
+    weights = jax.tree.map(lambda w: 0.3 * rng.normal(size=w.shape), initial(2))
+    seen, cues = np.asarray(example.signals.scores), np.asarray(example.signals.cues)
+
+    def filtered(filters: np.ndarray, rows: np.ndarray, t: int) -> float:
+        there = [tap for tap in range(TAPS) if 0 <= t + tap - TAPS // 2 < N_FRAMES]
+        return sum(
+            float(f[tap] * row[t + tap - TAPS // 2]) for f, row in zip(filters, rows, strict=True) for tap in there
+        )
+
+    found = moves(jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), weights), example.signals, jnp.asarray(classes))
+    for t in range(N_FRAMES):
+        begins = [
+            filtered(weights.first, seen[:, s], t) + filtered(weights.opens[c], cues, t) for s, c in enumerate(classes)
+        ]
+        ends = [
+            filtered(weights.last, seen[:, s], t) + filtered(weights.closes[c], cues, t) for s, c in enumerate(classes)
+        ]
+        opened, closed = filtered(weights.opens[-1], cues, t), filtered(weights.closes[-1], cues, t)
+        before = np.array([0.0, *ends])
+        np.testing.assert_allclose(found.touch[:, t], before[:-1] + begins, atol=2e-3)
+        np.testing.assert_allclose(found.start[:, t], np.array(begins) + closed, atol=2e-3)
+        np.testing.assert_allclose(found.end[:, t], before + opened, atol=2e-3)
+
+
+def planted_boundaries(rng: np.random.Generator) -> Example:
+    """Two labels, silent or loud alike and seen by no signal; a blip of a cue tells where each begins and ends."""
+    edges = np.cumsum(rng.integers(8, 17, size=3)).astype(float)
+    path = true_path(np.stack([edges[:-1], edges[1:]], axis=1), N_FRAMES)
+    cues = np.zeros((len(CUES), N_FRAMES))
+    cues[1, edges.astype(int)] = 1.0
+    signals = Signals(*(jnp.asarray(x, jnp.float32) for x in (np.zeros((1, 2, N_FRAMES)), cues, np.zeros((2, 2)))))
+    topology = Topology.words([0, 0])
+    sizes = jnp.asarray(2), jnp.asarray(N_FRAMES)
+    return Example(signals, jnp.zeros(2, int), topology, jnp.asarray(true_mask(path, topology)), *sizes)
+
+
+def test_planted_blips_at_boundaries_are_learnt(rng):
+    """Scores of frames cannot say that something changes here, and not what: those of boundaries can."""
+    weights = learn(stacked([planted_boundaries(rng) for _ in range(20)]), steps=60, decay=1e-3)
+    wrong = []
+    for _ in range(10):
+        example = planted_boundaries(rng)
+        found, silence = scores(weights, example.signals, example.classes, 2)
+        between = moves(weights, example.signals, example.classes)
+        labels = viterbi(found, silence, example.topology, moves=between).labels
+        wrong.append(float(np.mean(np.asarray(labels) != path_of(example))))
+    assert np.mean(wrong) < 0.02
+
+
+def test_placement_follows_scores_of_boundaries(rng):
+    """Of the path and of the medians of its boundaries alike, also where label and frames are padded."""
+    calibration = Calibration(("nothing",), boundary_weights())
+    for _ in range(5):
+        example = planted_boundaries(rng)
+        transcript = Transcript.from_units([("one", ["a", "b"])])
+        signals = Signals(*map(np.asarray, example.signals))
+        grid = FrameGrid(16_000, 160)
+        features = (np.zeros((N_FRAMES, 4), np.float32), grid)
+        found, _ = place_calibrated(
+            transcript, signals, calibration, grid=grid, duration=N_FRAMES / 100, features=features
+        )
+        assert found.evidence is not None
+        np.testing.assert_array_equal(found.evidence.path, path_of(example))
+        for label, phone in enumerate(found.tier("phones")):
+            run = np.flatnonzero(path_of(example) == label)
+            assert phone.start == pytest.approx(grid.edge_s(int(run[0])), abs=0.006)
+            assert phone.end == pytest.approx(grid.edge_s(int(run[-1]) + 1), abs=0.006)
+
+
+def boundary_weights() -> Weights:
+    """Boundaries are where cue 1 is, and nothing else counts."""
+    weights = jax.tree.map(jnp.zeros_like, initial(1))
+    at_blips = weights.opens.at[:, 1, TAPS // 2].set(10.0)
+    return weights._replace(opens=at_blips)
+
+
+def test_scores_of_boundaries_that_are_no_numbers_are_refused(rng):
+    weights = boundary_weights()
+    broken = Calibration(("nothing",), weights._replace(first=weights.first.at[0, 3].set(jnp.nan)))
+    transcript = Transcript.from_units([("one", ["a", "b"])])
+    signals = Signals(*map(np.asarray, planted_boundaries(rng).signals))
+    with pytest.raises(AlignmentError, match="scores are NaN, infinite"):
+        place_calibrated(transcript, signals, broken, grid=FrameGrid(16_000, 160), duration=N_FRAMES / 100)
 
 
 def test_every_label_has_a_frame_of_the_true_path():

@@ -9,7 +9,7 @@ import pytest
 
 from gradalign.errors import AlignmentError
 from gradalign.evidence import ctc_scores
-from gradalign.lattice import Path, Topology, check_feasible, forward_backward, path_score, spans, viterbi
+from gradalign.lattice import Moves, Path, Topology, check_feasible, forward_backward, path_score, spans, viterbi
 
 N_LABELS, N_FRAMES = 3, 7
 
@@ -99,6 +99,38 @@ def test_forward_backward_is_the_average_over_all_alignments(rng, topology):
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 
+def random_moves(rng, n_labels=N_LABELS, n_frames=N_FRAMES) -> Moves:
+    sizes = [(n_labels, n_frames), (n_labels, n_frames), (n_labels + 1, n_frames)]
+    return Moves(*(jnp.asarray(rng.normal(scale=2.0, size=size), jnp.float32) for size in sizes))
+
+
+@every_topology
+def test_boundaries_have_scores_of_their_own(rng, topology):
+    """The best path and all posteriors against every alignment; what a score gains by is how likely its move is."""
+    paths = [oracles.frame_labels(spans, N_FRAMES) for spans in alignments(topology)]
+
+    def log_total(moves, scores, silence):
+        return fast_forward_backward(scores, silence, topology, moves=moves).log_total
+
+    for _ in range(5):
+        (scores, silence), moves = random_scores(rng), random_moves(rng)
+        given = (np.asarray(scores), np.asarray(silence))
+        as_numpy = Moves(*map(np.asarray, moves))
+        totals = np.array([oracles.score_of(path, *given, as_numpy) for path in paths])
+        best = fast_viterbi(scores, silence, topology, moves=moves)
+        np.testing.assert_array_equal(best.labels, paths[int(np.argmax(totals))])
+        np.testing.assert_allclose(best.score, totals.max(), rtol=1e-5)
+        found = fast_forward_backward(scores, silence, topology, moves=moves)
+        for got, want in zip(found, oracles.posteriors(*given, *map(np.asarray, topology), as_numpy), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+        likely = Moves(*map(np.zeros_like, as_numpy))
+        for path, share in zip(paths, np.exp(totals - np.logaddexp.reduce(totals)), strict=True):
+            for kind, row, frame in oracles.moves_of(path):
+                getattr(likely, kind)[row, frame] += share
+        for got, want in zip(jax.grad(log_total)(moves, scores, silence), likely, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 @every_topology
 def test_posteriors_are_the_gradients_of_log_total(rng, topology):
     scores, silence = random_scores(rng)
@@ -175,14 +207,15 @@ def stacked(trees):
 
 
 def batched(function):
-    def one(scores, silence, topology, n_labels, n_frames):
-        return function(scores, silence, topology, n_labels=n_labels, n_frames=n_frames)
+    def one(scores, silence, topology, n_labels, n_frames, moves=None):
+        return function(scores, silence, topology, n_labels=n_labels, n_frames=n_frames, moves=moves)
 
     return jax.jit(jax.vmap(one))
 
 
+@pytest.mark.parametrize("with_moves", [False, True], ids=["plain", "moves"])
 @pytest.mark.parametrize("function", [viterbi, forward_backward])
-def test_a_padded_batch_under_jit_is_a_loop_over_unpadded_utterances(rng, function):
+def test_a_padded_batch_under_jit_is_a_loop_over_unpadded_utterances(rng, function, with_moves):
     topologies = [Topology.words([0, 0, 1, 1]), Topology.no_silence(2), Topology.free(0)]
     frames = [9, 2, 3]
     sizes = [(len(t.skip_allowed), n) for t, n in zip(topologies, frames, strict=True)]
@@ -193,9 +226,16 @@ def test_a_padded_batch_under_jit_is_a_loop_over_unpadded_utterances(rng, functi
     )
     silence = jnp.stack([jnp.full(11, 50.0).at[:t].set(e[1]) for (_, t), e in zip(sizes, evidence, strict=True)])
     n_labels, n_frames = jnp.array(sizes).T
-    found = batched(function)(scores, silence, stacked([t.padded(5) for t in topologies]), n_labels, n_frames)
+    moves = [random_moves(rng, *size) if with_moves else None for size in sizes]
+    padded = [
+        jax.tree.map(lambda part, n=n, t=t: jnp.full((5 + len(part) - n, 11), 50.0).at[: len(part), :t].set(part), m)
+        for m, (n, t) in zip(moves, sizes, strict=True)
+    ]
+    found = batched(function)(
+        scores, silence, stacked([t.padded(5) for t in topologies]), n_labels, n_frames, stacked(padded)
+    )
     for row, (utterance, topology) in enumerate(zip(evidence, topologies, strict=True)):
-        alone = jax.jit(function)(*utterance, topology)
+        alone = jax.jit(function)(*utterance, topology, moves=moves[row])
         for name, got, want in zip(alone._fields, (leaf[row] for leaf in found), alone, strict=True):
             whole = np.full(got.shape, -1 if function is viterbi else 0, want.dtype)
             whole[tuple(slice(size) for size in want.shape)] = want
