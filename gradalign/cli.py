@@ -86,8 +86,8 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign calibrate MODEL --besides own.jsonl        on both: times may be the model's own
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes about an
-hour on synthetic speech, longer with recordings besides, minutes on a dozen recordings."""
+Writes calibration.json into the model's folder, where align finds it. Takes an hour
+or longer on synthetic speech, more with recordings besides, minutes on a dozen recordings."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.

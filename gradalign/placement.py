@@ -112,7 +112,8 @@ def place_calibrated(
         scores, silence, moves = jax.tree.map(np.asarray, _weighed(calibration.weights, padded, classes, n_labels))
     at = calibration.signals.index("ctc") if "ctc" in calibration.signals else None
     heard = None if at is None else np.asarray(seen.scores[at])
-    between = Moves(*(move[: n_labels + (move is moves.end), :n_frames] for move in moves))
+    touch, start, end = (move[:, :n_frames] for move in moves)
+    between = Moves(touch[:n_labels], start[:n_labels], end[: n_labels + 1])
     told = _Told(-np.asarray(seen.sure)[:, 0], heard, calibration.confidence, between)
     scores, silence = scores[:n_labels, :n_frames], silence[:n_frames]
     if heard is not None:
