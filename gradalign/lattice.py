@@ -309,26 +309,6 @@ def forward_backward(
     )
 
 
-def path_score(
-    labels: Int[Array, " frames"],
-    scores: Scores,
-    silence: Float[Array, " frames"],
-    *,
-    n_frames: int | Int[Array, ""] | None = None,
-) -> Float[Array, ""]:
-    """Sum of the scores of frames along a path, without `Moves`; whether the topology allows it is not looked at.
-
-    Args:
-        labels: Index of the label at each frame, -1 in silence.
-        scores: Score of each label at each frame.
-        silence: Score of silence at each frame.
-        n_frames: True number of frames if padded.
-    """
-    frame = jnp.arange(len(labels))
-    chosen = jnp.concatenate([silence[None, :], scores])[labels + 1, frame]
-    return jnp.where(frame < (len(labels) if n_frames is None else n_frames), chosen, 0.0).sum()
-
-
 def spans(labels: Int[Array, " frames"] | Int[np.ndarray, " frames"], n_labels: int) -> Int[np.ndarray, "labels 2"]:
     """First frame and last frame + 1 of each label on a path; (0, 0) for a label that is not on it. On the host.
 
