@@ -36,7 +36,7 @@ from gradalign.errors import GradalignError
 from gradalign.features import log_mel_padded
 from gradalign.metrics import Comparison, compare
 from gradalign.placement import place_calibrated
-from gradalign.readout import AllSignals, names_of, picked, read_all
+from gradalign.readout import AllSignals, names_of, picked, read_all, read_signals
 from gradalign.transcript import Transcript
 
 WINDOWED = "windowed-gradient"
@@ -73,13 +73,13 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
     failures: dict[str, list[str]] = {}
     started = time.time()
     for number, recording in enumerate(recordings, 1):
-        seen = _seen(recording, bundle) if any(m in bundle.calibrations for m in methods) else None
+        seen = seen_of(recording, bundle) if any(m in bundle.calibrations for m in methods) else None
         for method in methods:
             try:
                 if method in peers.ALIGNERS:
                     found = peers.ALIGNERS[method](recording)
                 elif seen is not None and method in bundle.calibrations:
-                    found = _calibrated(recording, bundle, method, seen)
+                    found = calibrated(recording, bundle, method, seen)
                 else:
                     # Exact: windows come from the CTC head, of which the gradient of the paper is to know nothing.
                     plain = cast(Method, "gradient" if method in GRADIENTS else method)
@@ -109,8 +109,11 @@ def run(recordings: list[Recording], methods: list[str], bundle: Bundle, out: Pa
     return {"pooled": pooled, "failures": failures}
 
 
-def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, AllSignals, float] | None:
-    """All signals of a recording, computed once for all calibrated methods; None if `align` must say what is wrong."""
+def seen_of(recording: Recording, bundle: Bundle, *, apart: bool = True) -> tuple[Transcript, AllSignals, float] | None:
+    """All signals of a recording, computed once for all calibrated methods; None if `align` must say what is wrong.
+
+    What methods without the CTC head see apart takes long, and is left out on request.
+    """
     try:
         transcript = Transcript.from_text(recording.text)
         waveform = prepared(recording.audio, bundle)
@@ -118,13 +121,18 @@ def _seen(recording: Recording, bundle: Bundle) -> tuple[Transcript, AllSignals,
         if len(features) < len(transcript.labels):
             return None
         transcript = pronounced(bundle, transcript, features)
-        seen = read_all(bundle, features, transcript.labels, classifier_of(bundle.calibrations))
+        classifier = classifier_of(bundle.calibrations)
+        if apart:
+            seen = read_all(bundle, features, transcript.labels, classifier)
+        else:
+            together = read_signals(bundle, features, transcript.labels, classifier=classifier)
+            seen = AllSignals(together, together)
         return transcript, seen, len(waveform) / bundle.features.sample_rate
     except GradalignError:
         return None
 
 
-def _calibrated(
+def calibrated(
     recording: Recording, bundle: Bundle, method: str, seen: tuple[Transcript, AllSignals, float]
 ) -> Alignment:
     """What `align` gives by a calibrated method."""

@@ -82,12 +82,13 @@ Learn how a model's evidence relates to true times: how gradients, attention and
 be filtered and weighed, what silence looks like, and how sure a word may be.
 
   gradalign calibrate run/models/last                  on synthetic speech, whose times are exact
-  gradalign calibrate en-us --data mine/ -o mine.json  on recordings with TextGrids: a dozen are enough
+  gradalign calibrate en-us --data mine/ -o mine.json  on a dozen recordings with TextGrids, of words at least
   gradalign calibrate MODEL --besides own.jsonl        on both: times may be the model's own
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes an hour
-or longer on synthetic speech, more with recordings besides, minutes on a dozen recordings."""
+Writes calibration.json into the model's folder, where align finds it. Takes most of an hour on
+synthetic speech, more with recordings besides, and minutes on a dozen recordings, from which it learns
+in what they differ from what the model has learnt before."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
@@ -405,8 +406,13 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         metavar="CORPUS",
         type=Path,
         nargs="+",
-        help="speech with times: a manifest with words and phones, or a folder of recordings with TextGrids "
+        help="speech with times of words, and perhaps of phones: a manifest, or a folder of recordings with TextGrids "
         "(default: synthetic speech, made now)",
+    )
+    command.add_argument(
+        "--afresh",
+        action="store_true",
+        help="with --data: learn weights from these alone, without beginning with those that the model has",
     )
     command.add_argument(
         "--besides",
@@ -439,7 +445,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "it has, if any (default: %(default)s)",
     )
     command.add_argument(
-        "--steps", metavar="N", type=_COUNT, default=200, help="iterations for each method (default: %(default)s)"
+        "--steps", metavar="N", type=_COUNT, default=50, help="iterations for each method (default: %(default)s)"
     )
     seed = _number("a whole number, at least 0", 0.0, whole=True)
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of every choice (default: %(default)s)")

@@ -36,7 +36,7 @@ class TimedUtterance(NamedTuple):
     Attributes:
         samples: At the model's rate, in [-1, 1].
         text: What is said, as people write it.
-        phones: Labels of the model with their times in seconds.
+        phones: Labels of the model with their times in seconds; none if only words have times.
         words: Words of the text with their times.
     """
 
@@ -51,16 +51,16 @@ def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
 
     Raises:
         FormatError: If the recording cannot be read.
-        ValueError: If the utterance has no times of phones or words.
+        ValueError: If the utterance has no times of words.
     """
-    if utterance.phones is None or utterance.words is None:
-        raise ValueError(f"{utterance.id} has no times of phones and words")
+    if utterance.words is None:
+        raise ValueError(f"{utterance.id} has no times of words")
     rate = bundle.features.sample_rate
     samples = audio.levelled(audio.read(utterance.audio, sample_rate=rate))
     first = round(utterance.start * rate)
     last = None if utterance.duration is None else first + round(utterance.duration * rate)
     # A copy: a view would keep the whole of a long recording.
-    return TimedUtterance(np.array(samples[first:last]), utterance.text, utterance.phones, utterance.words)
+    return TimedUtterance(np.array(samples[first:last]), utterance.text, utterance.phones or (), utterance.words)
 
 
 def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_rate: int) -> TimedUtterance:

@@ -272,3 +272,43 @@ def test_own_times_are_of_parts_between_pauses_whose_words_are_all_sure(monkeypa
     assert [(w.start, w.end) for w in second.words] == [pytest.approx((0.15, 0.35)), pytest.approx((0.4, 0.55))]
     assert not own_times.cut(utterance, alignment, 0.5, 0.9)  # both are longer
     assert len(own_times.cut(utterance, alignment, 3.0, 0.4)) == 1  # one part holds all
+
+
+def test_what_few_recordings_teach_is_not_scored_on_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from gradalign.alignment import Interval, Tier
+    from gradalign.metrics import Comparison, compare
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    few, sources = importlib.import_module("few_recordings"), importlib.import_module("sources")
+    words = Tier("words", (Interval(0.1, 0.3, "a"), Interval(0.3, 0.6, "b")))
+    sizes = {"many": 12, "less": 10, "none": 4}
+    recordings = [
+        sources.Recording(f"{group}-{i}", group, np.zeros(0), "a b", (words,))
+        for group, n in sizes.items()
+        for i in range(n)
+    ]
+    silent = sources.Recording("silent", "many", np.zeros(0), "a b", ())
+    learnt, scored = [], []
+    bundle = SimpleNamespace(name="tiny", calibrations={"calibrated": None})
+    monkeypatch.setattr(few, "gathered", lambda *_: [*recordings, silent])
+    monkeypatch.setattr(few, "load", lambda *_, **__: bundle)
+    monkeypatch.setattr(few, "taught", lambda _, those, *__, afresh: learnt.append({one.name for one in those}))
+
+    def tried(_, calibrations, those):
+        scored.append({one.name for one in those})
+        one = few.Tried(Comparison.pooled([compare(words, words, tier="words") for _ in those]), 0.9, 1.0)
+        return dict.fromkeys(calibrations, one)
+
+    monkeypatch.setattr(few, "tried", tried)
+    monkeypatch.setattr(sys, "argv", ["few_recordings.py", "--learn", "2"])
+    assert few.main() == 0
+    out, err = capsys.readouterr()
+    assert learnt[0] == learnt[1]  # begun with the model's and afresh: of the same recordings
+    for group, teachers, others in (("many", learnt[0], scored[0]), ("less", learnt[2], scored[1])):
+        assert len(teachers) == 2
+        assert not teachers & others
+        assert teachers | others == {one.name for one in recordings if one.group == group}
+    assert "none left out: 4 recordings, expected 10" in err
+    assert "| less | 2 | 8 | begun with it | 0.0 | +0.0 to +0.0 | 90 / 100 |" in out

@@ -11,11 +11,15 @@ import numpy as np
 import oracles
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from gradalign import bundle as bundles
+from gradalign._lbfgs import minimise
+from gradalign._whitening import inverse_root
+from gradalign._whitening import moments as window_moments
 from gradalign.aligner import align
 from gradalign.alignment import Interval
-from gradalign.calibrate import GROUPS, METHODS, _alike, calibrate, learn
+from gradalign.calibrate import GROUPS, METHODS, PULL, _alike, _example, _mask, _one_by_one, _read, calibrate, learn
 from gradalign.calibration import (
     CLASS_NAMES,
     TAPS,
@@ -34,8 +38,11 @@ from gradalign.calibration import (
     true_path,
 )
 from gradalign.errors import AlignmentError, FormatError
+from gradalign.features import LogMel
 from gradalign.lattice import Moves, Topology, viterbi
+from gradalign.lexicon import PHONES
 from gradalign.nn.aed import AED
+from gradalign.nn.config import AEDConfig
 from gradalign.placement import place_calibrated
 from gradalign.readout import AllSignals, picked
 from gradalign.signals import CUES, OF_CTC, OF_GRADIENTS, Signals, signal_names
@@ -509,9 +516,187 @@ def test_utterances_in_groups_of_their_size_count_the_same_each(rng):
     assert alone < np.mean([float(loss(start, example)) for example in examples])
 
 
+def test_what_is_begun_with_is_what_weights_are_pulled_to(rng):
+    """What is minimised counts the distance from there; and a pull that is strong enough leaves all as it was."""
+    train, heard = stacked([planted(rng) for _ in range(6)]), []
+    start = jax.tree.map(lambda part: part + 0.1 * jnp.asarray(rng.normal(size=part.shape), part.dtype), initial(2))
+    found = learn(train, start=start, steps=4, decay=0.1, report=lambda step, value: heard.append(value))
+    far = sum(float(jnp.square(a - b).sum()) for a, b in zip(found, start, strict=True))
+    alone = np.mean([float(loss(found, jax.tree.map(lambda part, i=i: part[i], train))) for i in range(6)])
+    assert far > 0.01
+    assert heard[-1] == pytest.approx(alone + 0.1 * far, rel=1e-3)
+    kept = learn(train, start=start, steps=4, decay=1e6)
+    for got, expected in zip(kept, start, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_calibration_is_begun_with_another_of_the_same_signals(tiny_bundle, rng):
+    one, other, lines = spoken(rng, 0.1), spoken(rng, 0.15), []
+    options = {"confidences": False, "steps": 3, "report": lines.append}
+    before = calibrate(tiny_bundle, [one], about="one", methods={"mine": ["ctc"], "more": ["ctc"]}, **options)
+    assert before.calibrated_on == "one"
+    methods = {"mine": ["ctc"], "more": ["attention"]}
+    after = calibrate(before, [other], about="other", onward=True, methods=methods, **options)
+    assert after.calibrated_on == "other; begun with what was learnt on one"
+    read = _read(tiny_bundle, other, None)
+    example = stacked([_example(read, ("ctc",), signal_names(tiny_bundle.network.config))])
+    expected = learn(example, start=before.calibrations["mine"].weights, steps=3, decay=PULL)
+    np.testing.assert_allclose(after.calibrations["mine"].weights.taps, expected.taps, atol=1e-5)
+    assert [line for line in lines if "afresh" in line] == [
+        "more: afresh, because the model has none that weighs the same signals"
+    ]
+    methods = {"more": ["attention"]}  # nothing is begun with, and nothing says so
+    assert calibrate(before, [other], about="other", onward=True, methods=methods, **options).calibrated_on == "other"
+    assert calibrate(before, [other], about="other", methods={"mine": ["ctc"]}, **options).calibrated_on == "other"
+
+
+def test_confidence_that_cannot_be_learnt_stays_as_it_was(tiny_bundle, rng):
+    """Words that the dictionary does not take apart as the times do teach none."""
+    methods = {"mine": ["ctc"]}
+    before = calibrate(tiny_bundle, [spoken(rng, 0.1)], about="", methods=methods, confidences=False, steps=1)
+    one = dataclasses.replace(before.calibrations["mine"], confidence=(0.1,) * 7)
+    before = dataclasses.replace(before, calibrations={"mine": one})
+    odd = spoken(rng, 0.15)
+    odd = odd._replace(words=(dataclasses.replace(odd.words[0], label="back back"),))
+    for onward, expected in ((True, (0.1,) * 7), (False, ())):
+        found = calibrate(before, [odd], about="", onward=onward, methods=methods, steps=1).calibrations["mine"]
+        assert found.confidence == expected
+
+
+def alike(rng: np.random.Generator) -> Example:
+    """A planted utterance that six signals show badly, nearly the same ones of very different sizes."""
+    example = planted(rng)
+    shown = np.asarray(example.signals.scores[0]) + 4.0 * rng.normal(size=(N_LABELS, N_FRAMES))
+    seen = [size * (shown + rng.normal(size=shown.shape)) for size in (0.1, 0.5, 1.0, 2.0, 3.0, 5.0)]
+    return example._replace(signals=example.signals._replace(scores=jnp.asarray(np.stack(seen), jnp.float32)))
+
+
+def test_signals_that_are_much_alike_are_learnt_in_few_iterations(rng):
+    """Against L-BFGS on the weights themselves, for the same objective; and both end at the same optimum."""
+    example, decay = stacked([alike(rng) for _ in range(8)]), 1e-2
+    start, unflatten = ravel_pytree(initial(6))
+
+    def objective(point, data) -> jax.Array:
+        return jax.vmap(lambda e: loss(unflatten(point), e))(data).mean() + decay * jnp.square(point - start).sum()
+
+    def value(weights) -> float:
+        return float(objective(ravel_pytree(weights)[0], example))
+
+    def plain(steps: int) -> Weights:
+        return unflatten(
+            jnp.asarray(minimise(objective, np.asarray(start), example, steps=steps, report=lambda *_: None))
+        )
+
+    best = value(plain(2000))
+    few, many = (value(learn(example, steps=steps, decay=decay)) for steps in (12, 400))
+    assert few - best < 0.3 * (value(plain(12)) - best)
+    assert many == pytest.approx(best, rel=1e-2)
+
+
+def test_moments_are_those_of_all_windows(rng):
+    channels, taps = rng.normal(size=(2, 3, 11)), 5
+    padded = np.pad(channels, ((0, 0), (0, 0), (taps - 1, taps - 1)))
+    windows = [padded[:, row, at : at + taps].ravel() for row in range(3) for at in range(11 + taps - 1)]
+    found = window_moments(channels, taps)
+    np.testing.assert_allclose(found, sum(np.outer(w, w) for w in windows), atol=1e-9)
+    root = inverse_root(found, 0.5)
+    np.testing.assert_allclose(root @ (found + 0.5 * np.eye(10)) @ root, np.eye(10), atol=1e-4)
+
+
 def spoken(rng: np.random.Generator, first: float) -> TimedUtterance:
     phones = tuple(Interval(first + 0.1 * i, first + 0.1 * (i + 1), label) for i, label in enumerate("BAK"))
     return TimedUtterance(0.1 * rng.normal(size=8_000), "back", phones, (Interval(first, first + 0.3, "back"),))
+
+
+@pytest.fixture(scope="module")
+def english() -> bundles.Bundle:
+    """An untrained model that knows the phones of the dictionary."""
+    config = AEDConfig(
+        dim=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward_dim=32, stem_channels=4, conv_kernel=5
+    )
+    return bundles.Bundle("english", AED(config, rngs=nnx.Rngs(0)), LogMel(), PHONES)
+
+
+def worded(rng: np.random.Generator, *words: tuple[float, float, str], seconds: float = 1.0) -> TimedUtterance:
+    """An utterance of which only words have times."""
+    said = tuple(Interval(*word) for word in words)
+    samples = 0.1 * rng.normal(size=round(16_000 * seconds))
+    return TimedUtterance(samples, " ".join(word.label for word in said), (), said)
+
+
+@pytest.mark.parametrize("slack", [0, 3])
+def test_phones_without_times_may_be_anywhere_in_their_words(english, rng, slack):
+    one = _read(english, worded(rng, (0.1, 0.42, "She"), (0.42, 0.6, "well-known"), (0.75, 0.9, "cat.")), None)
+    one = one._replace(slack=slack)
+    assert one.labels == ("SH", "IY", "W", "EH", "L", "N", "OW", "N", "K", "AE", "T")
+    n_frames = one.seen.together.scores.shape[2]
+    # Edges in frames, and where silence may be within the slack of them.
+    spans = [np.round((np.array(t) - english.grid.edge_s(0)) / english.grid.hop_s) for t in ((0.1, 0.42), (0.42, 0.6))]
+    spans.append(np.round((np.array((0.75, 0.9)) - english.grid.edge_s(0)) / english.grid.hop_s))
+    word_of = [0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
+    expected = [
+        [spans[word][0] - slack <= frame < spans[word][1] + slack for frame in range(n_frames)] for word in word_of
+    ]
+    mask = _mask(one, n_frames)
+    np.testing.assert_array_equal(mask[1:], expected)
+    inside = np.array([[first + slack <= frame < end - slack for frame in range(n_frames)] for first, end in spans])
+    # "well-known" is said as two: between these there may be silence, but the word neither begins nor ends with it.
+    inside[1] &= [not spans[1][0] < frame < spans[1][1] - 1 for frame in range(n_frames)]
+    np.testing.assert_array_equal(mask[0], ~inside.any(axis=0))
+
+
+def test_words_of_one_phone_teach_the_same_as_their_phones(english, rng):
+    """Where a word has one phone, times of words are times of phones."""
+    bare = worded(rng, (0.1, 0.3, "a"), (0.3, 0.55, "I"), (0.7, 0.9, "oh"))
+    told = _read(english, bare, None).labels
+    assert len(told) == 3
+    full = bare._replace(phones=tuple(Interval(w.start, w.end, p) for w, p in zip(bare.words, told, strict=True)))
+    taps = [
+        calibrate(english, [one], about="", methods={"mine": ["ctc"]}, confidences=False, steps=3)
+        .calibrations["mine"]
+        .weights.taps
+        for one in (bare, full)
+    ]
+    np.testing.assert_array_equal(np.asarray(taps[0]), np.asarray(taps[1]))
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (("“Hi,”", "she", "said."), "HH AY SH IY S EH D"),
+        (("$20", "don't"), "T W EH N T IY D AA L ER Z D OW N T"),
+        (("3", "km"), "TH R IY K AH L AA M AH T ER Z"),
+    ],
+)
+def test_words_are_what_people_write(words, labels):
+    transcript = _one_by_one(words)
+    assert len(transcript.words) == len(words)
+    assert sorted(set(transcript.word_of_label)) == list(range(len(words)))
+    assert " ".join(transcript.labels) == labels
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (((0.1, 0.4, "the"), (0.5, 0.52, "cat")), r"3 phones of 'cat' at 0\.500 s in 2 frames"),
+        (((0.1, 0.4, "the cat"), (0.5, 0.8, "sat")), r"'the cat', word 1, is not one word that can be pronounced"),
+        (((0.1, 0.4, "the"), (0.5, 0.8, "***")), r"'\*\*\*', word 2, is not one word that can be pronounced"),
+        (((0.1, 0.4, "the"), (0.5, 0.8, "<unk>")), r"'<unk>', word 2, is not one word that can be pronounced"),
+        (((0.1, 0.4, "[laughter]"), (0.5, 0.8, "cat")), r"'\[laughter\]', word 1, is not one word"),
+        (((0.1, 0.4, "the"), (0.5, 0.8, "SIL")), r"'SIL', word 2, is not one word that can be pronounced"),
+        (((0.1, 0.4, "the"), (1.2, 1.4, "cat")), r"no frame is left for word cat at 1\.200 s: .* ends at 1\.000 s"),
+    ],
+)
+def test_words_that_cannot_be_learnt_from_are_named(english, rng, words, message):
+    with pytest.raises(AlignmentError, match=r"none of 1 utterances can be used: .*" + message):
+        calibrate(english, [worded(rng, *words)], about="", methods={"mine": ["ctc"]})
+
+
+def test_the_classifier_of_frames_is_not_learnt_from_words_alone(english, rng):
+    bare, lines = worded(rng, (0.1, 0.4, "the"), (0.5, 0.8, "cat")), []
+    options = {"methods": {"mine": ["ctc"]}, "confidences": False, "steps": 1, "report": lines.append}
+    calibrate(english, [bare], framed=[bare], about="", **options)
+    assert any("1 of 1 utterances left out" in line and "its phones have none" in line for line in lines)
 
 
 def test_recordings_besides_teach_weights_but_not_confidence(tiny_bundle, rng):

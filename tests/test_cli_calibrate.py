@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import textgrid
 from flax import nnx
 
-from gradalign import audio, calibrate, calibration, io, timed_speech
+from gradalign import audio, calibrate, calibration, cli, io, timed_speech
 from gradalign import bundle as bundles
 from gradalign.bundle import Bundle
 from gradalign.classifier import Classifier, name_of
@@ -68,6 +69,60 @@ def test_a_few_recordings_leave_the_classifier_of_frames_as_it_is(run_command, r
     assert found is not None
     assert abs(found.weights - own.weights).max() < 1e-5
     assert run_command("align", "rec.wav", "the cat", "--model", "tiny", "--calibration", "mine.json")[0] == 0
+
+
+def test_a_calibration_that_cannot_be_kept_is_said_to_be_lost(run_command):
+    calibration.save({}, "tiny/calibration.json", about="", network="another")
+    options = ("--data", "timed.jsonl", "--utterances", "2", "--steps", "1", "-o", "mine.json")
+    status, _, err = run_command("calibrate", "tiny", *options)
+    assert status == 0
+    assert "warning: nothing is kept of what tiny has learnt, in tiny/calibration.json: learnt for parameters" in err
+
+
+def test_own_recordings_begin_with_what_the_model_has_learnt(run_command):
+    options = ("--data", "timed.jsonl", "--utterances", "2", "--steps", "2")
+    assert run_command("calibrate", "tiny", *options)[0] == 0
+    network = bundles.fingerprint(bundles.flat_params(bundles.load("tiny").network))
+
+    def taps(path: str) -> np.ndarray:
+        return np.asarray(calibration.load(path, network=network)[0]["calibrated"].weights.taps)
+
+    about = "learnt on 2 recordings of me"
+    for name, more, ending in (("on", (), f"; begun with what was {about}"), ("anew", ("--afresh",), "")):
+        status, out, err = run_command("calibrate", "tiny", *options, *more, "-o", f"{name}.json")
+        assert (status, err) == (0, "")
+        assert out.splitlines()[-1] == f"{name}.json: {about}{ending}"
+    np.testing.assert_allclose(taps("anew.json"), taps("tiny/calibration.json"), atol=1e-6)
+    assert abs(taps("on.json") - taps("anew.json")).max() > 1e-4
+
+
+def test_the_default_of_steps_is_that_of_the_library():
+    assert cli._parser().parse_args(["calibrate", "tiny"]).steps == calibrate.STEPS
+
+
+def test_textgrids_with_words_alone_are_enough(run_command):
+    """As a person leaves them: an empty tier of phones, and pauses in the tier of words."""
+    grid = textgrid.TextGrid(maxTime=1.0)
+    tier = textgrid.IntervalTier("words", 0.0, 1.0)
+    for start, end, word in ((0.0, 0.1, "sil"), *WORDS):
+        tier.add(start, end, word)
+    grid.extend([tier, textgrid.IntervalTier("phones", 0.0, 1.0)])
+    Path("mine").mkdir()
+    grid.write("mine/rec.TextGrid")
+    Path("mine/rec.wav").write_bytes(Path("rec.wav").read_bytes())
+    status, out, err = run_command("calibrate", "tiny", "--data", "mine", "--steps", "1")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "tiny/calibration.json: learnt on 1 recordings"
+
+
+def test_times_of_words_are_enough(run_command):
+    row = {"audio_filepath": "rec.wav", "text": "the cat", "speaker": "me", "words": WORDS, "id": "w"}
+    Path("worded.jsonl").write_text(json.dumps(row))
+    status, out, err = run_command("calibrate", "tiny", "--data", "worded.jsonl", "--steps", "1")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "tiny/calibration.json: learnt on 1 recordings of me"
+    assert run_command("align", "rec.wav", "the cat", "--model", "tiny", "-o", "a.json", "--exact")[0] == 0
+    assert all(word.confidence is not None for word in io.read("a.json").tier("words"))
 
 
 def test_a_model_with_the_calibration_of_another_is_described_all_the_same(run_command):
@@ -143,14 +198,15 @@ def test_recordings_besides_are_learnt_from_as_they_are(run_command, monkeypatch
     ("arguments", "status", "message"),
     [
         (("nowhere",), 1, "no model 'nowhere'"),
-        (("tiny", "--data", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of both phones and words"),
+        (("tiny", "--data", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of words"),
         (("tiny", "--data", "timed.jsonl", "--voices", "flite-slt"), 2, "--voices are for synthetic speech"),
         (("tiny", "--voices", "nobody"), 2, "nobody"),
         (("tiny", "--data", "timed.jsonl", "--besides", "timed.jsonl"), 2, "--besides is for recordings beside synth"),
+        (("tiny", "--afresh"), 2, "--afresh is for --data: on synthetic speech calibrations always begin afresh"),
         (("tiny", "--within", "0.1"), 2, "--within is for recordings of --besides, and there are none"),
         (("tiny", "--besides", "timed.jsonl", "--within", "40"), 2, "expected seconds from 0 to 1; got '40'"),
         (("tiny", "--besides", "lost.jsonl"), 1, "lost.wav: no such audio file; check the paths of --bes"),
-        (("tiny", "--besides", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of both phones and words"),
+        (("tiny", "--besides", "bare.jsonl"), 1, "bare.jsonl: none of 1 utterances has times of words"),
         (("tiny", "--data", "timed.jsonl", "-o", "none/c.json"), 1, "there is no directory none"),
     ],
 )

@@ -1,18 +1,19 @@
 """``gradalign calibrate``."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradalign import output as outputs
 from gradalign.cache import prepare_jax
 from gradalign.errors import FormatError
-from gradalign.terminal import note, reporters, without_warnings
+from gradalign.terminal import note, reporters, say, without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gradalign.classifier import Classifier
+    from gradalign.bundle import Bundle
     from gradalign.manifest import Utterance
 
 
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--voices are for synthetic speech, which is made only without --data")
     if args.data and args.besides:
         args.parser.error("--besides is for recordings beside synthetic speech, which is made only without --data")
+    if args.afresh and not args.data:
+        args.parser.error("--afresh is for --data: on synthetic speech calibrations always begin afresh")
     if args.within and not args.besides:
         args.parser.error("--within is for recordings of --besides, and there are none")
     besides = _once(_with_times(args.besides or ()))
@@ -45,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
         from gradalign import calibration
         from gradalign.bundle import fingerprint, flat_params, load
+        from gradalign.calibrate import FEWEST
         from gradalign.calibrate import calibrate as learn
         from gradalign.timed_speech import among_people, read
 
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             about += f", and {_named(besides, 'recordings')}"
             if args.within:
                 about += f", whose times may be wrong by {args.within:g} s"
+        onward = bool(args.data) and not args.afresh
+        bundle = _own(bundle, args.model, network, needed=onward or len(framed) < FEWEST)
         report, status = reporters(quiet=args.quiet)
         # Confidence is learnt from transcripts that are made wrong: what is said of them would only alarm.
         with without_warnings():
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 framed=framed,
                 besides=recordings,
                 within=args.within,
-                classifier=_own_classifier(args.model, network),
+                onward=onward,
                 steps=args.steps,
                 seed=args.seed,
                 report=report,
@@ -86,15 +92,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _own_classifier(model: str, network: str) -> "Classifier | None":
-    """The classifier of frames that the model has; none if it has no calibration, or that of other parameters."""
+def _own(bundle: "Bundle", model: str, network: str, *, needed: bool) -> "Bundle":
+    """The model with the calibrations that it has, as far as they can be used.
+
+    Args:
+        bundle: The model without them.
+        model: Its name or folder.
+        network: Its parameters, as `gradalign.bundle.fingerprint` gives them.
+        needed: Whether something of them is wanted: then it is said why they cannot be used.
+    """
     from gradalign import calibration
     from gradalign.bundle import CALIBRATION, folder_of
 
+    path = folder_of(model) / CALIBRATION
+    if not path.exists():
+        return bundle
     try:
-        return calibration.classifier_of(calibration.load(folder_of(model) / CALIBRATION, network=network)[0])
-    except FormatError:
-        return None
+        known, about = calibration.load(path, network=network)
+    except FormatError as error:
+        if needed:
+            say("warning", f"nothing is kept of what {model} has learnt, in {path}: {error.__cause__ or error}")
+        return bundle
+    return replace(bundle, calibrations=known, calibrated_on=about)
 
 
 def _calibration_speech(args: argparse.Namespace, folder: Path) -> list[list[Path]]:
@@ -150,7 +169,8 @@ def _timed_speech(args: argparse.Namespace, scratch: Path) -> "tuple[list[Uttera
         # A recording that is listed twice must not be in both parts.
         timed = _once(_with_times(args.data))
         draw.shuffle(timed)
-        chosen, others = timed[: args.utterances], timed[args.utterances :][: args.frame_utterances]
+        chosen, rest = timed[: args.utterances], timed[args.utterances :]
+        others = [utterance for utterance in rest if utterance.phones][: args.frame_utterances]
     else:
         chosen, others = (
             draw.sample(part, min(wanted, len(part)))
@@ -178,14 +198,14 @@ def _named(utterances: "Sequence[Utterance]", kind: str) -> str:
 
 
 def _with_times(sources: "Sequence[Path]") -> "list[Utterance]":
-    """The utterances of corpora that have times of phones and words; none of no corpora."""
+    """The utterances of corpora that have times of words, and perhaps of phones; none of no corpora."""
     from gradalign import manifest
 
     found = [u for source in sources for u in manifest.read(source)]
-    timed = [u for u in found if u.phones and u.words]
+    timed = [u for u in found if u.words]
     if sources and not timed:
         raise FormatError(
-            f"{', '.join(map(str, sources))}: none of {len(found)} utterances has times of both phones and words; "
-            "expected a manifest of gradalign synth, or recordings with TextGrids beside them"
+            f"{', '.join(map(str, sources))}: none of {len(found)} utterances has times of words; expected "
+            'a manifest of gradalign synth, or recordings with TextGrids beside them that have a tier "words"'
         )
     return timed
