@@ -223,7 +223,7 @@ def _classifier(
             labels, features, edges = _framed(bundle, utterance)
             ids = np.append(bundle.ids(labels), 0)
         except AlignmentError as error:
-            problems.append(str(error))
+            problems.append(_about(utterance, error))
             continue
         states.append(middle_states(bundle, features))
         symbols.append(ids[true_path(edges, len(features))])
@@ -244,6 +244,10 @@ def _classifier(
     found = learn_classifier(states, symbols, len(bundle.labels) + 1, factor=factor, report=told)
     report(f"classifier of frames: loss {last:.4f} a frame, from {len(states)} utterances")
     return found, len(states)
+
+
+def _about(utterance: TimedUtterance, error: AlignmentError) -> str:
+    return f"{utterance.name}: {error}" if utterance.name else str(error)
 
 
 def _framed(
@@ -310,7 +314,7 @@ def _all_read(
         try:
             read.append(_read(bundle, utterance, classifier))
         except AlignmentError as error:
-            problems.append(str(error))
+            problems.append(_about(utterance, error))
     if not read:
         raise AlignmentError(
             f"none of {len(utterances)} {what} can be used: each needs times of words, or of words and phones"

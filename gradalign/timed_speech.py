@@ -38,12 +38,14 @@ class TimedUtterance(NamedTuple):
         text: What is said, as people write it.
         phones: Labels of the model with their times in seconds; none if only words have times.
         words: Words of the text with their times.
+        name: Of the utterance, for messages.
     """
 
     samples: Float[np.ndarray, " samples"]
     text: str
     phones: tuple[Interval, ...]
     words: tuple[Interval, ...]
+    name: str = ""
 
 
 def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
@@ -60,7 +62,8 @@ def read(utterance: Utterance, bundle: Bundle) -> TimedUtterance:
     first = round(utterance.start * rate)
     last = None if utterance.duration is None else first + round(utterance.duration * rate)
     # A copy: a view would keep the whole of a long recording.
-    return TimedUtterance(np.array(samples[first:last]), utterance.text, utterance.phones or (), utterance.words)
+    cut = np.array(samples[first:last])
+    return TimedUtterance(cut, utterance.text, utterance.phones or (), utterance.words, utterance.id)
 
 
 def among_people(utterance: TimedUtterance, rng: np.random.Generator, *, sample_rate: int) -> TimedUtterance:
@@ -116,7 +119,9 @@ def _hesitant(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: 
     def late(units: tuple[Interval, ...]) -> tuple[Interval, ...]:
         return tuple(replace(unit, start=at(unit.start), end=at(unit.end)) for unit in units)
 
-    return TimedUtterance(np.concatenate(pieces), utterance.text, late(utterance.phones), late(utterance.words))
+    return utterance._replace(
+        samples=np.concatenate(pieces), phones=late(utterance.phones), words=late(utterance.words)
+    )
 
 
 def _uneven(utterance: TimedUtterance, rng: np.random.Generator, sample_rate: int) -> Float[np.ndarray, " samples"]:
@@ -143,7 +148,7 @@ def _with_pauses(utterance: TimedUtterance, rng: np.random.Generator, sample_rat
             found.append(replace(unit, start=unit.start + shift, end=unit.end + shift))
         return tuple(found)
 
-    return TimedUtterance(samples, utterance.text, late(utterance.phones), late(utterance.words))
+    return utterance._replace(samples=samples, phones=late(utterance.phones), words=late(utterance.words))
 
 
 def _fading(

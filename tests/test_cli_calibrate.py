@@ -115,6 +115,16 @@ def test_textgrids_with_words_alone_are_enough(run_command):
     assert out.splitlines()[-1] == "tiny/calibration.json: learnt on 1 recordings"
 
 
+def test_recordings_that_cannot_be_used_are_named(run_command):
+    row = {"audio_filepath": "rec.wav", "text": "the cat", "words": WORDS, "id": "good"}
+    odd = row | {"id": "odd", "words": [WORDS[0], [0.4, 0.9, "<unk>"]]}
+    Path("worded.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(odd)}\n")
+    status, out, err = run_command("calibrate", "tiny", "--data", "worded.jsonl", "--steps", "1")
+    assert (status, err) == (0, "")
+    problem = "because of: odd: '<unk>', word 2, is not one word that can be pronounced"
+    assert f"1 of 2 utterances left out, the first one {problem}" in out
+
+
 def test_times_of_words_are_enough(run_command):
     row = {"audio_filepath": "rec.wav", "text": "the cat", "speaker": "me", "words": WORDS, "id": "w"}
     Path("worded.jsonl").write_text(json.dumps(row))
