@@ -57,7 +57,7 @@ FEWEST = 100
 """A classifier of frames is not learnt from fewer utterances: it is made of thousands of numbers."""
 
 STEPS = 50
-"""Iterations for each method; more of them change the loss by less than a hundredth."""
+"""Iterations for each method, at most: more of them hardly change the loss."""
 
 DECAY = 1e-2
 """Weight of the squared distance from the start where that is nothing learnt, against the mean over all utterances."""

@@ -86,9 +86,9 @@ be filtered and weighed, what silence looks like, and how sure a word may be.
   gradalign calibrate MODEL --besides own.jsonl        on both: times may be the model's own
   gradalign align rec.wav "what was said" --calibration mine.json
 
-Writes calibration.json into the model's folder, where align finds it. Takes most of an hour on
-synthetic speech, more with recordings besides, and minutes on a dozen recordings, from which it learns
-in what they differ from what the model has learnt before."""
+Writes calibration.json into the model's folder, where align finds it. Takes long on synthetic
+speech, longer with recordings besides, and minutes on a dozen recordings, from which it learns in what
+they differ from what the model has learnt before."""
 
 _SYNTH = """\
 Make timed speech from text with the speech synthesisers of this machine.
